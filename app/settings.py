@@ -1,0 +1,201 @@
+"""Settings: what can be configured, read once at a composition root; the only reader of the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from dotenv import dotenv_values
+
+DEFAULT_HOME = "~/.local/share/dragonfly"
+RUN_FILE = "run.json"
+"""In the home while a local stack runs: the addresses of its servers, for every other command."""
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+_GIB = 1024 * _MIB
+_MIN_ADMIN_KEY = 20
+
+
+class SettingsError(Exception):
+    """A setting is missing or breaks its rule; the message names the variable and what it takes."""
+
+
+def _setting(variable: str, doc: str, default: Any, read: Callable[[str], Any] = str, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"variable": variable, "doc": doc, "read": read, "secret": secret})
+
+
+def _whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise ValueError(f"must be a whole number, found {text!r}") from None
+        if number < minimum or (maximum is not None and number > maximum):
+            limits = f"from {minimum} to {maximum}" if maximum is not None else f"of at least {minimum}"
+            raise ValueError(f"must be a whole number {limits}, found {text}")
+        return number
+
+    return read
+
+
+def _env_name(text: str) -> str:
+    if text not in ("dev", "prod"):
+        raise ValueError(f"must be dev or prod, found {text!r}")
+    return text
+
+
+def _admin_key(text: str) -> str:
+    if len(text) < _MIN_ADMIN_KEY:
+        raise ValueError(f"must have at least {_MIN_ADMIN_KEY} characters, found {len(text)}")
+    return text
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting with its variable, its default and what it is for.
+
+    Variables come from the environment, else from ``.env.<env>``, else from ``.env`` in the working directory. An
+    address that is set nowhere is taken from the local stack that runs on the home, if one does.
+    """
+
+    env: str = _setting("DRAGONFLY_ENV", "dev or prod", "dev", _env_name)
+    home: Path = _setting("DRAGONFLY_HOME", "Folder of the local stack's data, 0700", Path(DEFAULT_HOME), Path)
+    port: int = _setting("PORT", "The web port; 0 takes a free one", 8000, _whole_number(0, 65535))
+    database_url: str | None = _setting(
+        "DATABASE_URL", "The application's database, as service_role; may be PgBouncer", None, secret=True
+    )
+    database_direct_url: str | None = _setting(
+        "DATABASE_DIRECT_URL", "The same database without a pooler, as the owner: migrations, locks", None, secret=True
+    )
+    redis_url: str | None = _setting("REDIS_URL", "The broker", None, secret=True)
+    storage_url: str | None = _setting(
+        "STORAGE_URL", "Where uploaded files are kept: a folder (default HOME/blobs), s3://, gs:// or az://", None
+    )
+    dragonfly_url: str | None = _setting("DRAGONFLY_URL", "The web address that the command speaks to", None)
+    dragonfly_key: str | None = _setting("DRAGONFLY_KEY", "The API key that the command uses", None, secret=True)
+    admin_key: str | None = _setting(
+        "DRAGONFLY_ADMIN_KEY",
+        "The first API key, any 20 or more characters; made and shown once if unset",
+        None,
+        _admin_key,
+        secret=True,
+    )
+    secret_key: str | None = _setting("DRAGONFLY_SECRET_KEY", "Signs sign-in sessions", None, secret=True)
+    pg_bin: Path | None = _setting("DRAGONFLY_PG_BIN", "Folder of PostgreSQL's programs for the local stack", None, Path)
+    max_upload_bytes: int = _setting("MAX_UPLOAD_BYTES", "Largest file taken, in bytes", 2 * _GIB, _whole_number(1))
+    lease_seconds: int = _setting(
+        "LEASE_SECONDS", "How long a silent worker keeps its batch, in seconds", 15, _whole_number(1, 3600)
+    )
+    discord_webhook_url: str | None = _setting("DISCORD_WEBHOOK_URL", "Where alerts go", None, secret=True)
+    discord_allowed_hosts: tuple[str, ...] = _setting(
+        "DISCORD_ALLOWED_HOSTS", "Hosts an alert may go to", ("discord.com", "discordapp.com"), _host_names
+    )
+    postgrest_url: str | None = _setting("POSTGREST_URL", "PostgREST, whose schema cache the sentinel watches", None)
+    otel_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces go", None)
+    max_record_bytes: int = _setting(
+        "MAX_RECORD_BYTES", "Largest record of a file, in bytes", 1 * _MIB, _whole_number(1024, 64 * _MIB)
+    )
+    max_columns: int = _setting("MAX_COLUMNS", "Most columns of a file", 1000, _whole_number(3, 100_000))
+    worker_memory_kib: int = _setting(
+        "WORKER_MEMORY_KIB",
+        "A pool child that has grown beyond this, in KiB, is replaced after its batch",
+        400 * _KIB,
+        _whole_number(50 * _KIB),
+    )
+
+    @classmethod
+    def load(cls, *, home: str | Path | None = None, env: str | None = None, **overrides: Any) -> Self:
+        """Read the settings; ``home`` and ``env`` are a command's own options and win over every variable.
+
+        Raises SettingsError where a value breaks its rule.
+        """
+        environment = dict(os.environ)
+        chosen_env = env or environment.get("DRAGONFLY_ENV") or dotenv_values(".env").get("DRAGONFLY_ENV") or "dev"
+        layered: dict[str, str] = {}
+        for source in (dotenv_values(".env"), dotenv_values(f".env.{chosen_env}"), environment):
+            # An empty value means "not set", as compose and shells write it.
+            layered.update({name: value for name, value in source.items() if value})
+        layered["DRAGONFLY_ENV"] = chosen_env
+        if home is not None:
+            layered["DRAGONFLY_HOME"] = str(home)
+        values = {**_values_from(layered), **overrides}
+        settings = cls(**values)
+        absolute_home = settings.home.expanduser().absolute()
+        return dataclasses.replace(settings, home=absolute_home)._with_running_stack()
+
+    @property
+    def run_file(self) -> Path:
+        """Written by the running local stack, removed when it stops."""
+        return self.home / RUN_FILE
+
+    @property
+    def storage(self) -> str:
+        """The blob store's address, a folder in the home unless STORAGE_URL says otherwise."""
+        return self.storage_url or str(self.home / "blobs")
+
+    @property
+    def spool(self) -> Path:
+        """Local disk for the rows of a batch between their check and their load; emptied after each attempt."""
+        return self.home / "spool"
+
+    def require_database_url(self) -> str:
+        """The application's database, or SettingsError with what to do."""
+        return self._require(self.database_url, "DATABASE_URL")
+
+    def require_database_direct_url(self) -> str:
+        """The owner's direct connection, or SettingsError with what to do."""
+        return self._require(self.database_direct_url, "DATABASE_DIRECT_URL")
+
+    def require_redis_url(self) -> str:
+        """The broker, or SettingsError with what to do."""
+        return self._require(self.redis_url, "REDIS_URL")
+
+    def _require(self, value: str | None, variable: str) -> str:
+        if value is None:
+            raise SettingsError(
+                f"{variable} is not set and no local stack runs on {self.home}: "
+                "start one with 'dragonfly up', name its home with --home, or set the variable."
+            )
+        return value
+
+    def _with_running_stack(self) -> Self:
+        run = read_run_file(self.run_file)
+        found = {
+            name: run[name]
+            for name in ("database_url", "database_direct_url", "redis_url", "storage_url", "dragonfly_url")
+            if getattr(self, name) is None and run.get(name)
+        }
+        return dataclasses.replace(self, **found)
+
+
+def _values_from(layered: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for entry in dataclasses.fields(Settings):
+        variable = entry.metadata["variable"]
+        text = layered.get(variable)
+        if text is None:
+            continue
+        try:
+            values[entry.name] = entry.metadata["read"](text)
+        except ValueError as problem:
+            raise SettingsError(f"{variable} {problem}.") from None
+    return values
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """What a running local stack wrote about itself; empty where none runs or the file is not to be read."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
