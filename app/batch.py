@@ -86,9 +86,7 @@ def verdict(*, total: int, invalid: int, threshold_percent: int) -> Verdict:
     decimals = 1
     while round(rate, decimals) <= threshold_percent:
         decimals += 1
-    reason = (
-        f"Error rate {rate:.{decimals}f}% exceeded the {threshold_percent}% budget ({invalid:,} of {total:,} rows)"
-    )
+    reason = f"Error rate {rate:.{decimals}f}% exceeded the {threshold_percent}% budget ({invalid:,} of {total:,} rows)"
     return Verdict(accepted=False, reason=reason)
 
 

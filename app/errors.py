@@ -128,7 +128,9 @@ _CATALOGUE = (
     ),
     ErrorCode("FORBIDDEN", "request", "This key may not do that.", "Use a key with the right to do it.", 403),
     ErrorCode("NOT_FOUND", "request", "There is no such thing here.", "Check the address and the id.", 404),
-    ErrorCode("METHOD_NOT_ALLOWED", "request", "The address does not take this method.", "See the API documentation.", 405),
+    ErrorCode(
+        "METHOD_NOT_ALLOWED", "request", "The address does not take this method.", "See the API documentation.", 405
+    ),
     ErrorCode(
         "BODY_TOO_SLOW",
         "request",
@@ -140,10 +142,18 @@ _CATALOGUE = (
         "CONFLICT", "request", "The state of the thing does not allow this.", "Look at its present state first.", 409
     ),
     ErrorCode(
-        "UPLOAD_TOO_LARGE", "request", "The file is larger than the server takes.", "Split the file and upload its parts.", 413
+        "UPLOAD_TOO_LARGE",
+        "request",
+        "The file is larger than the server takes.",
+        "Split the file and upload its parts.",
+        413,
     ),
     ErrorCode(
-        "INVALID_FIELD", "request", "A field breaks its rule.", "Correct the named field and send the request again.", 422
+        "INVALID_FIELD",
+        "request",
+        "A field breaks its rule.",
+        "Correct the named field and send the request again.",
+        422,
     ),
     ErrorCode(
         "TOO_MANY_ATTEMPTS",
@@ -173,9 +183,15 @@ _CATALOGUE = (
         "Nothing was stored; try again as Retry-After says.",
         503,
     ),
-    ErrorCode("BUSY", "request", "As many uploads as the server takes are under way.", "Try again as Retry-After says.", 503),
     ErrorCode(
-        "STORAGE_FULL", "request", "The server's disk is full.", "Nothing was stored; tell an engineer, then try again.", 507
+        "BUSY", "request", "As many uploads as the server takes are under way.", "Try again as Retry-After says.", 503
+    ),
+    ErrorCode(
+        "STORAGE_FULL",
+        "request",
+        "The server's disk is full.",
+        "Nothing was stored; tell an engineer, then try again.",
+        507,
     ),
 )
 

@@ -91,7 +91,9 @@ class Settings:
         secret=True,
     )
     secret_key: str | None = _setting("DRAGONFLY_SECRET_KEY", "Signs sign-in sessions", None, secret=True)
-    pg_bin: Path | None = _setting("DRAGONFLY_PG_BIN", "Folder of PostgreSQL's programs for the local stack", None, Path)
+    pg_bin: Path | None = _setting(
+        "DRAGONFLY_PG_BIN", "Folder of PostgreSQL's programs for the local stack", None, Path
+    )
     max_upload_bytes: int = _setting("MAX_UPLOAD_BYTES", "Largest file taken, in bytes", 2 * _GIB, _whole_number(1))
     lease_seconds: int = _setting(
         "LEASE_SECONDS", "How long a silent worker keeps its batch, in seconds", 15, _whole_number(1, 3600)
