@@ -30,11 +30,13 @@ BLANKS = "\\t\\r\\n" + INNER_BLANKS
 
 _FORBIDDEN = re.compile(f"[{FORBIDDEN}]")
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
+_INVISIBLE = re.compile(f"[\\t\\r\\n{FORBIDDEN}]")
 _LINE_BLANKS = re.compile("[\\t\\r\\n]+")
 _BLANK_RUN = re.compile(f"[{BLANKS}]+")
 _BLANK_CHARACTERS = "".join(chr(code) for code in range(0x3001) if _BLANK_RUN.fullmatch(chr(code)))
+# Each run of blanks has one place where it can match: two adjacent runs would take quadratic time to refuse a cell.
 _AMOUNT = re.compile(
-    f"(?:USD)?[{INNER_BLANKS}]*\\$?[{INNER_BLANKS}]*"
+    f"(?:USD[{INNER_BLANKS}]*)?(?:\\$[{INNER_BLANKS}]*)?"
     "((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\\.[0-9]{1,2})?|\\.[0-9]{1,2})"
     f"[{INNER_BLANKS}]*(?:USD)?"
 )
@@ -53,6 +55,9 @@ _DATES = (
 )
 _TWO_DIGITS = 2
 _EXCERPT = 60
+_LAST_BYTE = 0xFF
+_LONGEST_DECOMPOSITION = 4
+"""The most code points that NFC turns into one."""
 
 
 class Judgment(NamedTuple):
@@ -101,7 +106,12 @@ def is_empty(cell: str) -> bool:
 def excerpt(cell: str) -> str:
     """The cell as an error message may show it: quoted, at most 60 characters, nothing invisible."""
     shown = cell if len(cell) <= _EXCERPT else cell[:_EXCERPT] + "..."
-    return '"' + _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", shown) + '"'
+    return '"' + _INVISIBLE.sub(lambda found: _escaped(found[0]), shown) + '"'
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code <= _LAST_BYTE else f"\\u{code:04x}"
 
 
 class _ContractField(fields.Field[Any]):
@@ -157,13 +167,16 @@ class Text(_ContractField):
             )
 
     def read(self, cell: str) -> str:
-        text = self.normalise(trim(unicodedata.normalize("NFC", _LINE_BLANKS.sub(" ", cell))))
+        text = trim(_LINE_BLANKS.sub(" ", cell))
+        # NFC takes quadratic time on long runs of combining marks, and no text beyond this bound can become short enough.
+        if len(text) <= self.longest * _LONGEST_DECOMPOSITION:
+            text = self.fold(unicodedata.normalize("NFC", text))
         if len(text) > self.longest:
             raise FaultError(self.invalid_code, f"found {len(text)} characters, expected at most {self.longest}")
         return text
 
-    def normalise(self, text: str) -> str:
-        """What the field does to its text beyond NFC and trimming."""
+    def fold(self, text: str) -> str:
+        """What the field does to its text beyond NFC and trimming; never shorter than ``text``."""
         return text
 
     def expectation(self) -> str:
@@ -173,8 +186,11 @@ class Text(_ContractField):
 class CaseNumber(Text):
     """The court's number, by which a judgment is known: upper case, inner blanks collapsed."""
 
-    def normalise(self, text: str) -> str:
-        return _BLANK_RUN.sub(" ", text).upper()
+    def read(self, cell: str) -> str:
+        return super().read(_BLANK_RUN.sub(" ", cell))
+
+    def fold(self, text: str) -> str:
+        return text.upper()
 
 
 class _Written(_ContractField):
@@ -259,7 +275,13 @@ class JudgmentSchema(Schema):
         self.today = today
 
     def check(self, cells: Mapping[str, str | None]) -> Judgment | dict[str, Fault]:
-        """The judgment that the cells (field -> raw cell) hold, or every fault by field, ranked."""
+        """The judgment that the cells (field -> raw cell) hold, or every fault by field, ranked.
+
+        Raises KeyError for a cell of no field: a mistake of the caller, never of a file.
+        """
+        unknown = cells.keys() - self.fields.keys()
+        if unknown:
+            raise KeyError(f"the contract has no field {', '.join(sorted(unknown))}")
         try:
             return Judgment(**self.load(dict(cells)))
         except ValidationError as refusal:
