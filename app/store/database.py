@@ -1,0 +1,43 @@
+"""How PostgreSQL is reached, with or without a pooler in between."""
+
+from __future__ import annotations
+
+import psycopg
+from sqlalchemy import Engine, create_engine, pool
+
+# A dead peer is noticed within about a minute, even when no packet says so.
+_KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_CONNECT_TIMEOUT_SECONDS = 10
+
+
+def connect(url: str) -> psycopg.Connection:
+    """One connection of psycopg's own, without prepared statements (PgBouncer in transaction mode keeps none)."""
+    return psycopg.connect(
+        url,
+        prepare_threshold=None,
+        **{"connect_timeout": _CONNECT_TIMEOUT_SECONDS, **_KEEPALIVES},  # type: ignore[arg-type]
+    )
+
+
+def open_engine(url: str, *, pool_size: int = 5, max_overflow: int = 0, pool_timeout: float = 5.0) -> Engine:
+    """A pool of at most ``pool_size + max_overflow`` connections to a libpq URL.
+
+    A caller waits ``pool_timeout`` seconds for a free one, then gets sqlalchemy.exc.TimeoutError. Connections are
+    checked when taken out, so a restarted server costs no failed request. Not to be carried over a fork.
+    """
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: connect(url),
+        pool_size=pool_size,
+        max_overflow=max_overflow,
+        pool_timeout=pool_timeout,
+        pool_pre_ping=True,
+        hide_parameters=True,
+    )
+
+
+def open_single(url: str) -> Engine:
+    """An engine that opens a connection for each use and closes it after: for rare use, and for migrations."""
+    return create_engine(
+        "postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool.NullPool, hide_parameters=True
+    )

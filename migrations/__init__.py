@@ -1,0 +1,1 @@
+"""Alembic migrations of the database; versions are named by date and purpose."""
