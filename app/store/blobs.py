@@ -1,0 +1,278 @@
+"""The blob store: uploaded files by the SHA-256 of their content, immutable, on local disk or in an object store."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import ObjectStore, from_url
+
+READ_BYTES = 1024 * 1024
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class StorageError(Exception):
+    """The blob store cannot be used just now; the message names the operation and the cause."""
+
+
+class StorageFullError(StorageError):
+    """There is no room left."""
+
+
+class BlobMissingError(StorageError):
+    """There is no blob under this key."""
+
+
+class Incoming(ABC):
+    """A file on its way in: hashed while it is written, kept or discarded by its receiver."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        """Append; returns the number of bytes. Raises StorageError."""
+        self._append(data)
+        self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def sha256(self) -> str:
+        """SHA-256 of what has been written so far, in hex."""
+        return self._hash.hexdigest()
+
+    @abstractmethod
+    def _append(self, data: bytes) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Make what was written durable. Safe to call twice."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove it, whatever has become of it. Safe to call twice, and after it was kept."""
+
+
+class Blobs(Protocol):
+    """What the pipeline needs of a store of files."""
+
+    def incoming(self) -> Incoming:
+        """Begin a file. Raises StorageError."""
+        ...
+
+    def keep(self, incoming: Incoming) -> str:
+        """Put a finished file under the key of its content and return the key; durable when this returns.
+
+        The caller holds the advisory lock on the hash. What stands there already is replaced by the same bytes.
+        """
+        ...
+
+    def read(self, key: str) -> Iterator[bytes]:
+        """The blob in pieces of about 1 MiB. Raises BlobMissingError, StorageError."""
+        ...
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """The bytes from ``start`` up to before ``end``. Raises BlobMissingError, StorageError."""
+        ...
+
+    def check(self) -> None:
+        """Raise StorageError where the store cannot be used."""
+        ...
+
+
+def key_of(sha256: str) -> str:
+    """Where the content with this hash is kept."""
+    return f"sha256/{sha256[:2]}/{sha256[2:4]}/{sha256}"
+
+
+def open_blobs(storage_url: str) -> Blobs:
+    """The store at a folder (made if need be), or at an s3://, gs:// or az:// address. Raises StorageError."""
+    if "://" not in storage_url:
+        return FolderBlobs(Path(storage_url))
+    if storage_url.startswith("file://"):
+        return FolderBlobs(Path(storage_url.removeprefix("file://")))
+    try:
+        return ObjectBlobs(from_url(storage_url))
+    except (BaseError, ValueError) as problem:
+        raise StorageError(f"STORAGE_URL cannot be used: {problem}") from None
+
+
+class FolderBlobs:
+    """Blobs on local disk. File and folder are fsynced before a key is returned; obstore's local store never does."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        with _disk("make the folder"):
+            for folder in (root, root / "incoming"):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def incoming(self) -> _IncomingFile:
+        with _disk("begin a file"):
+            return _IncomingFile(self._root / "incoming" / str(uuid.uuid4()))
+
+    def keep(self, incoming: Incoming) -> str:
+        if not isinstance(incoming, _IncomingFile):
+            raise TypeError("this file belongs to another store")
+        incoming.close()
+        key = key_of(incoming.sha256())
+        target = self._root / key
+        with _disk("keep a file"):
+            _make_durable_folders(target.parent, self._root)
+            incoming.path.replace(target)
+            _fsync_folder(target.parent)
+        return key
+
+    def read(self, key: str) -> Iterator[bytes]:
+        with _disk("read a file"), (self._root / key).open("rb", buffering=0) as file:
+            while piece := file.read(READ_BYTES):
+                yield piece
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        with _disk("read a file"), (self._root / key).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def check(self) -> None:
+        with _disk("reach the folder"):
+            (self._root / "incoming").stat()
+            if not os.access(self._root / "incoming", os.W_OK):
+                raise OSError(errno.EACCES, "the folder is not writable")
+
+
+class _IncomingFile(Incoming):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._file: BinaryIO | None = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+    def _append(self, data: bytes) -> None:
+        if self._file is None:
+            raise StorageError("the file is closed")
+        with _disk("write a file"):
+            self._file.write(data)
+
+    def close(self) -> None:
+        if self._file is None:
+            return
+        with _disk("write a file"):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        self._file = None
+
+    def discard(self) -> None:
+        if self._file is not None:
+            # What a full disk left in the buffer is of no use to anyone.
+            file, self._file = self._file, None
+            with suppress(OSError):
+                file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class ObjectBlobs:
+    """Blobs in an object store that obstore speaks to: streamed to ``incoming/``, then copied on the server's side."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def incoming(self) -> _IncomingObject:
+        return _IncomingObject(self._store, f"incoming/{uuid.uuid4()}")
+
+    def keep(self, incoming: Incoming) -> str:
+        if not isinstance(incoming, _IncomingObject):
+            raise TypeError("this file belongs to another store")
+        incoming.close()
+        key = key_of(incoming.sha256())
+        with _object_store("keep a file"):
+            obstore.copy(self._store, incoming.key, key)
+        incoming.discard()
+        return key
+
+    def read(self, key: str) -> Iterator[bytes]:
+        with _object_store("read a file"):
+            for piece in obstore.get(self._store, key).stream(min_chunk_size=READ_BYTES):
+                yield bytes(piece)
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        with _object_store("read a file"):
+            return bytes(obstore.get_range(self._store, key, start=start, end=end))
+
+    def check(self) -> None:
+        with _object_store("reach the store"):
+            obstore.list_with_delimiter(self._store, "incoming/")
+
+
+class _IncomingObject(Incoming):
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        super().__init__()
+        self.key = key
+        self._store = store
+        with _object_store("begin a file"):
+            self._writer = obstore.open_writer(store, key)
+        self._open = True
+
+    def _append(self, data: bytes) -> None:
+        with _object_store("write a file"):
+            self._writer.write(data)
+
+    def close(self) -> None:
+        if self._open:
+            with _object_store("write a file"):
+                self._writer.close()
+            self._open = False
+
+    def discard(self) -> None:
+        # The upload is closed before it is deleted: an object store has no way to delete what is still being written.
+        try:
+            self.close()
+            with _object_store("discard a file"):
+                obstore.delete(self._store, self.key)
+        except StorageError:
+            # What cannot be discarded now is an orphan, which the collector removes.
+            self._open = False
+
+
+def _make_durable_folders(folder: Path, root: Path) -> None:
+    if folder.is_dir() or folder == root:
+        return
+    _make_durable_folders(folder.parent, root)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _fsync_folder(folder.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _disk(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise BlobMissingError(f"could not {operation}: it is not there") from None
+    except OSError as problem:
+        kind = StorageFullError if problem.errno in _FULL else StorageError
+        raise kind(f"could not {operation}: {os.strerror(problem.errno or 0)}") from None
+
+
+@contextmanager
+def _object_store(operation: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise BlobMissingError(f"could not {operation}: it is not there") from None
+    except (BaseError, OSError) as problem:
+        raise StorageError(f"could not {operation}: {type(problem).__name__}") from None
