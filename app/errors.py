@@ -212,3 +212,40 @@ class FileRefusedError(Exception):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+
+
+_SCOPE_TITLES: dict[Scope, str] = {
+    "row": "Rows",
+    "file": "Whole files",
+    "request": "Requests to the API",
+}
+
+
+def catalogue_as_markdown() -> str:
+    """The catalogue as docs/reference/error-codes.md shows it: one table per scope, codes in the order of the catalogue."""
+    lines = [
+        "# Error codes",
+        "",
+        "Every code with which a row, a file or a request is refused. Made from the catalogue in `app/errors.py` by",
+        "`python -m app.errors > docs/reference/error-codes.md`; a test holds this page to it.",
+    ]
+    for scope, title in _SCOPE_TITLES.items():
+        status = scope == "request"
+        lines += ["", f"## {title}", ""]
+        lines += [f"| code |{' HTTP status |' if status else ''} what happened | what to do |"]
+        lines += ["|---|---|---|---|" if status else "|---|---|---|"]
+        lines += [
+            f"| `{entry.code}` |{f' {entry.http_status} |' if status else ''} {_cell(entry.sentence)} | {_cell(entry.remedy)} |"
+            for entry in CATALOGUE.values()
+            if entry.scope == scope
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(sentence: str) -> str:
+    # Markdown would swallow <key> as a tag.
+    return sentence.replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    print(catalogue_as_markdown(), end="")
