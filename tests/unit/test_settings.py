@@ -1,0 +1,241 @@
+"""Settings: which source wins, what the running stack adds, what a broken value is answered, and who reads them."""
+
+import ast
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, read_run_file
+
+REPOSITORY = Path(__file__).parents[2]
+VARIABLES = [entry.metadata["variable"] for entry in dataclasses.fields(Settings)]
+DOCUMENTED_VARIABLES = {
+    "DRAGONFLY_ENV",
+    "DRAGONFLY_HOME",
+    "PORT",
+    "DATABASE_URL",
+    "DATABASE_DIRECT_URL",
+    "REDIS_URL",
+    "STORAGE_URL",
+    "DRAGONFLY_URL",
+    "DRAGONFLY_KEY",
+    "DRAGONFLY_ADMIN_KEY",
+    "DRAGONFLY_SECRET_KEY",
+    "DRAGONFLY_PG_BIN",
+    "MAX_UPLOAD_BYTES",
+    "LEASE_SECONDS",
+    "DISCORD_WEBHOOK_URL",
+    "DISCORD_ALLOWED_HOSTS",
+    "POSTGREST_URL",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, a home of its own and none of the variables set."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_run_file(home: Path, **content: object) -> None:
+    home.mkdir(parents=True)
+    (home / "run.json").write_text(json.dumps(content))
+
+
+class TestPrecedence:
+    def test_defaults_hold_where_nothing_is_set(self, folder: Path) -> None:
+        settings = Settings.load()
+        assert settings.env == "dev"
+        assert settings.port == 8000
+        assert settings.max_upload_bytes == 2 * 1024**3
+        assert settings.lease_seconds == 15
+        assert settings.database_url is None
+        assert settings.home == folder / "user" / ".local" / "share" / "dragonfly"
+        assert settings.storage == str(settings.home / "blobs")
+
+    def test_the_environment_wins_over_the_files_of_the_environment_and_of_all(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / ".env").write_text("PORT=1001\nLEASE_SECONDS=101\nREDIS_URL=redis://all\n")
+        (folder / ".env.dev").write_text("PORT=1002\nLEASE_SECONDS=102\n")
+        monkeypatch.setenv("PORT", "1003")
+        settings = Settings.load()
+        assert (settings.port, settings.lease_seconds, settings.redis_url) == (1003, 102, "redis://all")
+
+    @pytest.mark.parametrize("source", ["option", "environment", "file"])
+    def test_the_file_of_the_chosen_environment_is_read(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, source: str
+    ) -> None:
+        (folder / ".env.dev").write_text("PORT=1\n")
+        (folder / ".env.prod").write_text("PORT=2\n")
+        if source == "environment":
+            monkeypatch.setenv("DRAGONFLY_ENV", "prod")
+        if source == "file":
+            (folder / ".env").write_text("DRAGONFLY_ENV=prod\n")
+        settings = Settings.load(env="prod" if source == "option" else None)
+        assert (settings.env, settings.port) == ("prod", 2)
+
+    def test_a_commands_own_options_win_over_every_variable(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DRAGONFLY_HOME", str(folder / "from-environment"))
+        monkeypatch.setenv("DRAGONFLY_ENV", "dev")
+        monkeypatch.setenv("PORT", "1")
+        settings = Settings.load(home=folder / "from-option", env="prod", port=2)
+        assert (settings.home, settings.env, settings.port) == (folder / "from-option", "prod", 2)
+
+    def test_an_empty_value_is_not_set(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / ".env").write_text("PORT=1001\nDATABASE_URL=\n")
+        monkeypatch.setenv("PORT", "")
+        settings = Settings.load()
+        assert (settings.port, settings.database_url) == (1001, None)
+
+    def test_a_home_is_absolute_and_may_begin_with_a_tilde(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert Settings.load(home="~/data").home == folder / "user" / "data"
+        assert Settings.load(home="data").home == folder / "data"
+
+    def test_settings_are_frozen(self) -> None:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            Settings.load().port = 1  # type: ignore[misc]
+
+
+class TestRunningStack:
+    ADDRESSES = ("database_url", "database_direct_url", "redis_url", "storage_url", "dragonfly_url")
+
+    def test_an_address_that_is_set_nowhere_comes_from_the_running_stack(self, folder: Path) -> None:
+        write_run_file(folder / "home", **{name: f"local://{name}" for name in self.ADDRESSES})
+        settings = Settings.load(home=folder / "home")
+        assert [getattr(settings, name) for name in self.ADDRESSES] == [f"local://{name}" for name in self.ADDRESSES]
+
+    def test_an_address_that_is_set_stands(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_run_file(folder / "home", database_url="local://x", redis_url="local://y")
+        monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/x")
+        settings = Settings.load(home=folder / "home")
+        assert (settings.database_url, settings.redis_url) == ("postgresql://elsewhere/x", "local://y")
+
+    def test_the_stack_of_another_home_is_not_asked(self, folder: Path) -> None:
+        write_run_file(folder / "home", database_url="local://x")
+        assert Settings.load(home=folder / "other").database_url is None
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "\x00"])
+    def test_a_damaged_run_file_reads_as_no_stack(self, folder: Path, content: str) -> None:
+        path = folder / "run.json"
+        path.write_text(content)
+        assert read_run_file(path) == {}
+
+    def test_no_run_file_reads_as_no_stack(self, folder: Path) -> None:
+        assert read_run_file(folder / "run.json") == {}
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("variable", "value", "sentence"),
+        [
+            ("PORT", "http", "PORT must be a whole number, found 'http'."),
+            ("PORT", "70000", "PORT must be a whole number from 0 to 65535, found 70000."),
+            ("PORT", "-1", "PORT must be a whole number from 0 to 65535, found -1."),
+            ("MAX_UPLOAD_BYTES", "0", "MAX_UPLOAD_BYTES must be a whole number of at least 1, found 0."),
+            ("LEASE_SECONDS", "1.5", "LEASE_SECONDS must be a whole number, found '1.5'."),
+            ("DRAGONFLY_ENV", "staging", "DRAGONFLY_ENV must be dev or prod, found 'staging'."),
+            ("DRAGONFLY_ADMIN_KEY", "short", "DRAGONFLY_ADMIN_KEY must have at least 20 characters, found 5."),
+        ],
+    )
+    def test_a_value_that_breaks_its_rule_is_answered_with_a_sentence(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        with pytest.raises(SettingsError) as refused:
+            Settings.load()
+        assert str(refused.value) == sentence
+
+    @pytest.mark.parametrize(
+        ("method", "variable"),
+        [
+            ("require_database_url", "DATABASE_URL"),
+            ("require_database_direct_url", "DATABASE_DIRECT_URL"),
+            ("require_redis_url", "REDIS_URL"),
+        ],
+    )
+    def test_an_address_that_is_needed_and_missing_is_answered_with_what_to_do(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, variable: str
+    ) -> None:
+        with pytest.raises(SettingsError) as refused:
+            getattr(Settings.load(home=folder / "home"), method)()
+        assert str(refused.value) == (
+            f"{variable} is not set and no local stack runs on {folder / 'home'}: "
+            "start one with 'dragonfly up', name its home with --home, or set the variable."
+        )
+        monkeypatch.setenv(variable, "scheme://set")
+        assert getattr(Settings.load(), method)() == "scheme://set"
+
+    def test_a_wrong_admin_key_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DRAGONFLY_ADMIN_KEY", "hunter2")
+        with pytest.raises(SettingsError) as refused:
+            Settings.load()
+        assert "hunter2" not in str(refused.value)
+
+
+class TestDocumentation:
+    def test_every_documented_variable_is_a_setting(self) -> None:
+        assert set(VARIABLES) >= DOCUMENTED_VARIABLES
+
+    def test_every_setting_says_what_it_is_for_and_has_a_variable_of_its_own(self) -> None:
+        assert [entry.name for entry in dataclasses.fields(Settings) if not entry.metadata["doc"]] == []
+        assert len(VARIABLES) == len(set(VARIABLES))
+
+    def test_keys_passwords_and_webhooks_are_secrets(self) -> None:
+        secret = {entry.metadata["variable"] for entry in dataclasses.fields(Settings) if entry.metadata["secret"]}
+        assert secret >= {
+            "DATABASE_URL",
+            "DATABASE_DIRECT_URL",
+            "REDIS_URL",
+            "DRAGONFLY_KEY",
+            "DRAGONFLY_ADMIN_KEY",
+            "DRAGONFLY_SECRET_KEY",
+            "DISCORD_WEBHOOK_URL",
+        }
+
+    def test_hosts_are_separated_by_commas(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DISCORD_ALLOWED_HOSTS", "a.example, b.example,")
+        assert Settings.load().discord_allowed_hosts == ("a.example", "b.example")
+
+
+def environment_reads(source: str) -> list[int]:
+    """The lines that read the environment: os.environ, os.getenv, or either imported by name."""
+    names = {"environ", "environb", "getenv", "getenvb"}
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os":
+            lines.append(node.lineno)
+        if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {name.name for name in node.names}:
+            lines.append(node.lineno)
+        if isinstance(node, ast.ImportFrom | ast.Import) and "dotenv" in ast.unparse(node):
+            lines.append(node.lineno)
+    return lines
+
+
+class TestOnlyReader:
+    @pytest.mark.parametrize("read", ["os.environ['A']", "os.getenv('A')", "from os import environ", "import dotenv"])
+    def test_a_read_of_the_environment_is_seen(self, read: str) -> None:
+        assert environment_reads(f"import os\n{read}\n") == [2]
+
+    def test_only_settings_reads_the_environment(self) -> None:
+        readers = [
+            f"{path.relative_to(REPOSITORY)}:{line}"
+            for package in ("app", "tasks", "monitoring")
+            for path in sorted((REPOSITORY / package).rglob("*.py"))
+            for line in environment_reads(path.read_text(encoding="utf-8"))
+            if path != REPOSITORY / "app" / "settings.py"
+        ]
+        assert readers == []
+
+    def test_settings_does_read_it(self) -> None:
+        assert environment_reads((REPOSITORY / "app" / "settings.py").read_text(encoding="utf-8")) != []
+        assert os.environ["HOME"].endswith("user")
