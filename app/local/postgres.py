@@ -136,7 +136,7 @@ class Postgres:
         self._check_data()
         if not self.data.exists():
             self._initialise()
-        self._end_orphan()
+        self.end_orphan()
         self._launcher.own(self.data)
         self._launcher.own(self.sockets)
         self._write_settings(self.data)
@@ -281,7 +281,7 @@ class Postgres:
         except OSError:
             return []
 
-    def _end_orphan(self) -> None:
+    def end_orphan(self) -> None:
         """Stop a server that a killed supervisor left on this data folder, and clear a pid file that names a stranger.
 
         PostgreSQL itself sees through a stale file, unless its number belongs by now to another program of the same

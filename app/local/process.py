@@ -35,7 +35,7 @@ def spawn(
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("processes are bound to the thread that starts them: start them from the main thread")
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_BOUND), str(os.getpid()), str(int(death_signal)), *command],
+        _bound(command, death_signal),
         env=dict(env),
         stdin=subprocess.PIPE if input_text is not None else subprocess.DEVNULL,
         stdout=output,
@@ -48,6 +48,10 @@ def spawn(
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
             pipe.write(input_text.encode())
     return process
+
+
+def _bound(command: Sequence[str], death_signal: signal.Signals) -> list[str]:
+    return [sys.executable, "-I", "-S", str(_BOUND), str(os.getpid()), str(int(death_signal)), *command]
 
 
 def stop(process: subprocess.Popen[bytes], how: signal.Signals, *, within: float) -> None:
@@ -69,7 +73,7 @@ def run_tool(
     """
     try:
         done = subprocess.run(
-            list(command),
+            _bound(command, signal.SIGKILL),
             env=dict(env),
             input=input_text or "",
             capture_output=True,

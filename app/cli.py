@@ -1,0 +1,292 @@
+"""The ``dragonfly`` command: the composition root that wires settings, the local stack and the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import click
+
+from app.local import LocalStackError, stack
+from app.local.console import Console
+from app.local.home import Home, read_run, running_pid
+from app.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    import psycopg
+
+_P = ParamSpec("_P")
+_COULD_NOT = 2
+_ADMIN_KEY = "admin_key"
+_SHOWN = ""
+"""What the home keeps in place of an admin key that was made and has been shown."""
+
+
+class CouldNotError(click.ClickException):
+    """The command could not do what was asked; the message is one sentence for a person. Exit status 2."""
+
+    exit_code = _COULD_NOT
+
+
+def takes_settings(command: Callable[Concatenate[Settings, _P], None]) -> Callable[..., None]:
+    """Give a command ``--home`` and ``--env``, and the settings that follow from them as its first argument."""
+
+    @click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of the local stack's data. [default: DRAGONFLY_HOME, else ~/.local/share/dragonfly]",
+    )
+    @click.option(
+        "--env",
+        type=click.Choice(["dev", "prod"]),
+        help="Which settings to read: .env.dev or .env.prod. [default: DRAGONFLY_ENV, else dev]",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, home: Path | None, env: str | None, **kwargs: Any) -> None:
+        command(Settings.load(home=home, env=env), *args, **kwargs)
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dragonfly")
+def dragonfly() -> None:
+    """Dragonfly ingests vendor exports of court judgments into PostgreSQL: every row stored or explained.
+
+    Start everything on this machine with 'dragonfly up'. Settings come from the environment, else from .env.dev or
+    .env.prod, else from .env. Exit status 2 means that the command could not do what was asked, and why stands on
+    stderr.
+    """
+
+
+@dragonfly.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="The web port, 0 for a free one. [default: PORT, else 8000]"
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="How many batches are worked on at once.",
+)
+@takes_settings
+def up(settings: Settings, port: int | None, workers: int) -> None:
+    """Start everything: database, broker, web, worker, beat and Flower.
+
+    Runs until Ctrl-C, which lets running batches finish or hand over; a second Ctrl-C hurries. Without DATABASE_URL
+    and REDIS_URL, a PostgreSQL and a Valkey of its own are kept in the home; only the local database is migrated.
+    """
+    console = Console(sys.stdout.fileno(), colour=sys.stdout.isatty())
+    try:
+        with Home(settings.home) as home:
+            # Only now is it certain that a run file, whose addresses the settings took over, is a killed stack's.
+            killed_port = home.previous_run().get("port")
+            home.remove_run()
+            settings = Settings.load(home=settings.home, env=settings.env)
+            wanted = _wanted(settings, port=port, workers=workers, killed_port=killed_port)
+            sys.exit(_run_stack(home, settings, wanted, console))
+    finally:
+        console.close()
+
+
+@dragonfly.command()
+@takes_settings
+def migrate(settings: Settings) -> None:
+    """Bring the database of DATABASE_DIRECT_URL, or of the running local stack, to this version's schema."""
+    from app.store import schema
+
+    url = settings.require_database_direct_url()
+    _database_work("The database could not be migrated", lambda: schema.migrate(url))
+    click.echo("The database is at this version's schema.")
+
+
+@dragonfly.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@takes_settings
+def info(settings: Settings, as_json: bool) -> None:
+    """Print where everything is: the web address, and URLs to paste into psql and redis-cli."""
+    running = running_pid(settings.home)
+    run = read_run(settings.home) if running else {}
+    if not run and settings.database_url is None:
+        state = f"A stack (pid {running}) is still starting on" if running else "No local stack runs on"
+        raise CouldNotError(f"{state} {settings.home}, and DATABASE_URL is not set: start one with 'dragonfly up'.")
+    local = run.get("versions") or {}
+    facts: dict[str, Any] = {
+        "web": run.get("web") or settings.dragonfly_url,
+        "database_url": settings.database_url,
+        "database_direct_url": settings.database_direct_url,
+        "redis_url": settings.redis_url,
+        "storage_url": settings.storage,
+        "home": str(settings.home),
+        "pid": run.get("pid"),
+        "started_at": run.get("started_at"),
+        "flower": {
+            "url": run.get("flower_url"),
+            "user": run.get("flower_user"),
+            "password": run.get("flower_password"),
+        },
+        "versions": {
+            "dragonfly": importlib.metadata.version("dragonfly"),
+            "python": platform.python_version(),
+            "postgres": local.get("postgres") or _postgres_version(settings.database_url),
+            "valkey": local.get("valkey") or _broker_version(settings.redis_url),
+        },
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
+        click.echo(f"{name:<20} {text if text is not None else 'not set'}")
+
+
+def main() -> None:
+    """Run the command; a failure is one sentence on stderr and exit status 2, never a traceback."""
+    try:
+        dragonfly(standalone_mode=True)
+    except (SettingsError, LocalStackError) as problem:
+        _fail(str(problem))
+    except Exception as problem:
+        # Its text may hold a row's data, so only its kind and its place are shown.
+        place = traceback.extract_tb(problem.__traceback__)[-1]
+        _fail(
+            f"Unexpected {type(problem).__name__} at {place.filename}:{place.lineno}; this is a fault of Dragonfly's."
+        )
+
+
+def _fail(sentence: str) -> None:
+    click.echo(f"Error: {sentence}", err=True)
+    sys.exit(_COULD_NOT)
+
+
+def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: int | None) -> stack.Wanted:
+    if settings.database_direct_url is not None and settings.database_url is None:
+        raise CouldNotError("DATABASE_DIRECT_URL is set but DATABASE_URL is not: set both, or neither.")
+    return stack.Wanted(
+        env={**os.environ, "DRAGONFLY_ENV": settings.env},
+        port=settings.port if port is None else port,
+        killed_port=killed_port,
+        workers=workers,
+        storage_url=settings.storage,
+        database_url=settings.database_url,
+        database_direct_url=settings.database_direct_url,
+        redis_url=settings.redis_url,
+        dragonfly_url=settings.dragonfly_url,
+        secret_key=settings.secret_key,
+        pg_bin=settings.pg_bin,
+    )
+
+
+def _run_stack(home: Home, settings: Settings, wanted: stack.Wanted, console: Console) -> int:
+    first_key = _first_admin_key(home, settings)
+    keys = [key for key in (first_key, home.command_key()) if key]
+
+    def prepare(addresses: stack.Addresses) -> None:
+        known = dataclasses.replace(
+            settings, database_url=addresses.database_url, database_direct_url=addresses.database_direct_url
+        )
+        _prepare_database(known, local=addresses.local_database, keys=keys)
+
+    def announce(_: stack.Addresses) -> None:
+        if settings.admin_key is None and first_key:
+            console.say("up", f"Admin key, shown this once: {first_key}")
+            home.keep_secret(_ADMIN_KEY, _SHOWN)
+
+    return stack.run(home, wanted, console=console, prepare_database=prepare, announce=announce)
+
+
+def _first_admin_key(home: Home, settings: Settings) -> str:
+    """DRAGONFLY_ADMIN_KEY, else one made for this home and kept until it has been shown; empty afterwards."""
+    if settings.admin_key is not None:
+        return settings.admin_key
+    if not home.has_secret(_ADMIN_KEY):
+        home.keep_secret(_ADMIN_KEY, secrets.token_urlsafe(32))
+    return home.secret(_ADMIN_KEY)
+
+
+def _prepare_database(settings: Settings, *, local: bool, keys: Sequence[str]) -> None:
+    """Make the database ready for the application: schema, its role's password, and the ``keys`` that must be accepted.
+
+    Only a ``local`` database is migrated; the operator of any other one does that with 'dragonfly migrate'.
+    """
+    import psycopg
+    from psycopg import sql
+    from psycopg.conninfo import conninfo_to_dict
+
+    from app.store import schema
+
+    def work() -> None:
+        if local:
+            direct_url = settings.require_database_direct_url()
+            schema.migrate(direct_url)
+            role = conninfo_to_dict(settings.require_database_url())
+            name, password = sql.Identifier(str(role["user"])), sql.Literal(role["password"])
+            with psycopg.connect(direct_url) as connection:
+                connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, password))
+        with psycopg.connect(settings.require_database_url(), prepare_threshold=None) as connection:
+            for key in keys:
+                _ensure_key(connection, key)
+
+    _database_work("The database could not be prepared", work)
+
+
+def _ensure_key(connection: psycopg.Connection[Any], key: str) -> None:
+    """Have the API accept ``key``, which may be known already."""
+    if importlib.util.find_spec("app.store.keys") is not None:
+        importlib.import_module("app.store.keys").ensure_admin_key(connection, key)
+
+
+def _database_work(what: str, work: Callable[[], object]) -> None:
+    """Do ``work``; a failure of the database becomes LocalStackError with its first line, which holds no row's data."""
+    import psycopg
+    import sqlalchemy.exc
+
+    try:
+        work()
+    except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as problem:
+        first_line = (str(getattr(problem, "orig", None) or problem).splitlines() or [type(problem).__name__])[0]
+        raise LocalStackError(f"{what}: {first_line}") from None
+
+
+def _postgres_version(url: str | None) -> str | None:
+    import psycopg
+
+    if url is None:
+        return None
+    try:
+        with psycopg.connect(url, connect_timeout=3, prepare_threshold=None) as connection:
+            found = connection.execute("SHOW server_version").fetchone()
+    except psycopg.Error:
+        return None
+    return str(found[0]) if found else None
+
+
+def _broker_version(url: str | None) -> str | None:
+    import redis
+
+    if url is None:
+        return None
+    try:
+        with redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=3) as client:
+            facts: Any = client.info("server")
+    except redis.RedisError:
+        return None
+    found = facts.get("valkey_version") or facts.get("redis_version")
+    return str(found) if found else None
+
+
+if __name__ == "__main__":
+    main()
