@@ -208,12 +208,23 @@ class TestDocumentation:
 
 
 def environment_reads(source: str) -> list[int]:
-    """The lines that read the environment: os.environ, os.getenv, or either imported by name."""
+    """The lines that read the environment: os.environ, os.getenv, or either imported by name.
+
+    ``{**os.environ, ...}`` hands the environment on to a child process whole, and reads nothing out of it.
+    """
     names = {"environ", "environb", "getenv", "getenvb"}
+    tree = ast.parse(source)
+    handed_on = {
+        id(value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if key is None
+    }
     lines = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) == "os":
-            lines.append(node.lineno)
+            lines += [] if id(node) in handed_on else [node.lineno]
         if isinstance(node, ast.ImportFrom) and node.module == "os" and names & {name.name for name in node.names}:
             lines.append(node.lineno)
         if isinstance(node, ast.ImportFrom | ast.Import) and "dotenv" in ast.unparse(node):
@@ -225,6 +236,9 @@ class TestOnlyReader:
     @pytest.mark.parametrize("read", ["os.environ['A']", "os.getenv('A')", "from os import environ", "import dotenv"])
     def test_a_read_of_the_environment_is_seen(self, read: str) -> None:
         assert environment_reads(f"import os\n{read}\n") == [2]
+
+    def test_handing_the_environment_on_is_no_read(self) -> None:
+        assert environment_reads("import os\nrun(env={**os.environ, 'A': 'b'})\n") == []
 
     def test_only_settings_reads_the_environment(self) -> None:
         readers = [
