@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 import click
 
@@ -23,9 +21,6 @@ from app.local import LocalStackError, stack
 from app.local.console import Console
 from app.local.home import Home, read_run, running_pid
 from app.settings import Settings, SettingsError
-
-if TYPE_CHECKING:
-    import psycopg
 
 _P = ParamSpec("_P")
 _COULD_NOT = 2
@@ -192,13 +187,13 @@ def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: 
 
 def _run_stack(home: Home, settings: Settings, wanted: stack.Wanted, console: Console) -> int:
     first_key = _first_admin_key(home, settings)
-    keys = [key for key in (first_key, home.command_key()) if key]
+    keys = {"admin": first_key, "local command": home.command_key()}
 
     def prepare(addresses: stack.Addresses) -> None:
         known = dataclasses.replace(
             settings, database_url=addresses.database_url, database_direct_url=addresses.database_direct_url
         )
-        _prepare_database(known, local=addresses.local_database, keys=keys)
+        _prepare_database(known, local=addresses.local_database, keys={name: key for name, key in keys.items() if key})
 
     def announce(_: stack.Addresses) -> None:
         if settings.admin_key is None and first_key:
@@ -217,36 +212,33 @@ def _first_admin_key(home: Home, settings: Settings) -> str:
     return home.secret(_ADMIN_KEY)
 
 
-def _prepare_database(settings: Settings, *, local: bool, keys: Sequence[str]) -> None:
+def _prepare_database(settings: Settings, *, local: bool, keys: Mapping[str, str]) -> None:
     """Make the database ready for the application: schema, its role's password, and the ``keys`` that must be accepted.
 
-    Only a ``local`` database is migrated; the operator of any other one does that with 'dragonfly migrate'.
+    ``keys`` are name -> plaintext. Only a ``local`` database is migrated; the operator of any other one does that with
+    'dragonfly migrate'.
     """
     import psycopg
     from psycopg import sql
     from psycopg.conninfo import conninfo_to_dict
 
     from app.store import schema
+    from app.store.database import open_single
+    from app.store.keys import ensure_key
 
     def work() -> None:
         if local:
             direct_url = settings.require_database_direct_url()
             schema.migrate(direct_url)
             role = conninfo_to_dict(settings.require_database_url())
-            name, password = sql.Identifier(str(role["user"])), sql.Literal(role["password"])
-            with psycopg.connect(direct_url) as connection:
-                connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, password))
-        with psycopg.connect(settings.require_database_url(), prepare_threshold=None) as connection:
-            for key in keys:
-                _ensure_key(connection, key)
+            user, password = sql.Identifier(str(role["user"])), sql.Literal(role["password"])
+            with psycopg.connect(direct_url) as owner:
+                owner.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(user, password))
+        with open_single(settings.require_database_url()).begin() as connection:
+            for name, plaintext in keys.items():
+                ensure_key(connection, plaintext, name)
 
     _database_work("The database could not be prepared", work)
-
-
-def _ensure_key(connection: psycopg.Connection[Any], key: str) -> None:
-    """Have the API accept ``key``, which may be known already."""
-    if importlib.util.find_spec("app.store.keys") is not None:
-        importlib.import_module("app.store.keys").ensure_admin_key(connection, key)
 
 
 def _database_work(what: str, work: Callable[[], object]) -> None:

@@ -184,8 +184,12 @@ class Supervisor:
                     self._running_steps[name] = outcome = []
                     threading.Thread(target=_run_step, args=(step, outcome), daemon=True).start()
             elif outcome:
-                if outcome[0] is not None:
-                    raise _StopStackError(str(outcome[0]))
+                problem = outcome[0]
+                if isinstance(problem, LocalStackError):
+                    raise _StopStackError(str(problem))
+                if problem is not None:
+                    # Its text may hold data; the caller's last resort shows kind and place.
+                    raise problem
                 self._done.add(name)
 
     def _start(self, post: _Post, now: float) -> None:

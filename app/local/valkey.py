@@ -87,7 +87,7 @@ class Valkey:
             # A full broker must refuse, never forget.
             "maxmemory-policy": "noeviction",
             "daemonize": "no",
-            "loglevel": "notice",
+            "loglevel": "warning",
             "always-show-logo": "no",
         }
         return "".join(f"{name} {value}\n" for name, value in lines.items())
