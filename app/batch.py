@@ -95,3 +95,42 @@ def error_rate_percent(*, total: int | None, invalid: int | None) -> Decimal | N
     if not total or invalid is None:
         return None
     return (Decimal(invalid) * 100 / Decimal(total)).quantize(Decimal("0.01"))
+
+
+class LedgerError(Exception):
+    """The books of a batch do not balance; nothing of it may be committed. Holds figures only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """A batch's books, counted on both sides: by the engine, and by the database inside the loading transaction."""
+
+    total: int
+    valid: int
+    invalid: int
+    inserted: int
+    duplicate: int
+    errors_stored: int
+    conflicts_stored: int
+    judgments_stored: int
+    dollars_valid: Decimal
+    dollars_duplicate: Decimal
+    dollars_stored: Decimal
+
+    def check(self) -> None:
+        """Raise LedgerError naming every account that does not balance."""
+        accounts = (
+            ("total = valid + invalid", self.total, self.valid + self.invalid),
+            ("valid = inserted + duplicate", self.valid, self.inserted + self.duplicate),
+            ("errors stored = invalid", self.errors_stored, self.invalid),
+            ("duplicates stored = duplicate", self.conflicts_stored, self.duplicate),
+            ("judgments stored = inserted", self.judgments_stored, self.inserted),
+            (
+                "dollars valid = dollars stored + dollars duplicate",
+                self.dollars_valid,
+                self.dollars_stored + self.dollars_duplicate,
+            ),
+        )
+        wrong = [f"{name}: {left} is not {right}" for name, left, right in accounts if left != right]
+        if wrong:
+            raise LedgerError("; ".join(wrong))

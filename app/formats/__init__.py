@@ -1,0 +1,1 @@
+"""File formats: one module per container, each turning bytes into blocks of records."""
