@@ -1,0 +1,52 @@
+# Every target does its own set-up. "make help" lists them.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo $$candidate && break; done)
+
+.PHONY: help install up test lint lock clean
+
+help:
+	@echo 'make up       set up and start everything; options as in: make up ARGS="--port 8001 --home /srv/dragonfly"'
+	@echo 'make test     set up and run every test; options as in: make test ARGS="tests/unit -x"'
+	@echo 'make lint     ruff, mypy and the import rules'
+	@echo 'make install  the set-up alone; the command is then $(BIN)/dragonfly'
+	@echo 'make lock     write requirements.lock anew from pyproject.toml (needs uv)'
+	@echo 'make clean    remove $(VENV)'
+
+install: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo 'Python 3.11 or newer with its venv module was not found: install python3 and python3-venv, or name one with PYTHON=...' >&2; \
+		exit 2; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+up: $(STAMP)
+	@exec $(BIN)/dragonfly up $(ARGS)
+
+test: $(STAMP)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Hashes of every platform's files and no host names, so that the lock installs from any index.
+lock:
+	@command -v uv >/dev/null || { echo 'uv was not found: see https://docs.astral.sh/uv' >&2; exit 2; }
+	uv pip compile --quiet --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+		--extra test pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV)
