@@ -1,0 +1,108 @@
+"""The web application put together from its parts; nothing is read from the environment here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+from flask import Flask
+from sqlalchemy import Engine
+
+from app.api import (
+    auth,
+    batches,
+    body,
+    docs,
+    health,
+    judgments,
+    parts,
+    problems,
+    row_errors,
+    state,
+    uploads,
+)
+from app.api.blueprints import Api
+from app.api.capacity import Slots
+from app.api.fields import IdConverter
+from app.settings import Settings
+from app.store.blobs import Blobs, open_blobs
+from app.store.database import open_engine
+
+WEB_THREADS = 32
+"""The threads of the web server; uploads take at most three quarters of them."""
+_POOL_SIZE = 10
+_OPEN_BLUEPRINTS = frozenset({"health", "docs"})
+_DESCRIPTION = (
+    "Takes vendor exports of court judgments in and tells what became of every row. "
+    "Send the key as 'Authorization: Bearer <key>'. A refusal is a Problem with a code of the catalogue below."
+)
+
+
+def create_app(
+    settings: Settings,
+    enqueue: parts.Enqueue,
+    *,
+    engine: Engine | None = None,
+    blobs: Blobs | None = None,
+    broker_state: Callable[[], bool] | None = None,
+    web_threads: int = WEB_THREADS,
+    body_window_seconds: float = body.WINDOW_SECONDS,
+) -> Flask:
+    """The application.
+
+    ``enqueue`` hands a batch on and never blocks; ``broker_state`` says within a moment whether the broker answers.
+    ``body_window_seconds`` is the time over which a body has to keep its pace.
+    """
+    app = Flask("app.api", static_folder=None)
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    app.url_map.converters["id"] = IdConverter
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.config.update(
+        API_TITLE="Dragonfly",
+        API_VERSION=_version(),
+        OPENAPI_VERSION="3.0.3",
+        API_SPEC_OPTIONS={
+            "info": {"description": _DESCRIPTION},
+            "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+            "security": [{"key": []}],
+        },
+    )
+    own = parts.Parts(
+        settings=settings,
+        engine=engine or open_engine(settings.require_database_url(), pool_size=_POOL_SIZE),
+        blobs=blobs or open_blobs(settings.storage),
+        enqueue=enqueue,
+        upload_slots=Slots(max(1, web_threads * 3 // 4)),
+    )
+    parts.install(app, own)
+    metrics = health.Metrics()
+    health.install(app, broker_state=broker_state, metrics=metrics)
+    # The order is the rule: count, watch the pace, ask for the key (and so for the database), then read the body.
+    metrics.watch(app)
+    body.watch_pace(app, body_window_seconds)
+    auth.require_key(app, own.engine, _OPEN_BLUEPRINTS, auth.FailureLimit())
+    body.read_small_bodies(app, frozenset({uploads.STREAMED_ENDPOINT}))
+    problems.register(app)
+    api = Api(app)
+    api.document_ids()
+    docs.install(app, api)
+    for noun in (
+        uploads.blueprint,
+        batches.blueprint,
+        row_errors.blueprint,
+        judgments.blueprint,
+        state.blueprint,
+        health.blueprint,
+        health.metrics_blueprint,
+        docs.blueprint,
+    ):
+        api.register_blueprint(noun)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("dragonfly")
+    except PackageNotFoundError:
+        return "0"

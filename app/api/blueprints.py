@@ -1,0 +1,73 @@
+"""Blueprints whose routes document how they refuse, and the Api that documents them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
+
+import flask_smorest
+from flask import Response
+from flask_smorest.utils import prepare_response
+from werkzeug.exceptions import HTTPException
+
+from app.api import problems
+from app.api.fields import IdConverter
+from app.api.schemas import ProblemSchema
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+ALWAYS = (400, 401, 408, 413, 422, 429, 500, 503)
+"""How any call that needs a key may be refused, whatever it asks for."""
+
+
+class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
+    """A noun's routes; flask-smorest's decorators, with types."""
+
+    def route(self, rule: str, **options: Any) -> Callable[[View], View]:
+        return cast("Callable[[View], View]", super().route(rule, **options))
+
+    def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        return cast("Callable[[Callable[..., Any]], Callable[..., Any]]", super().arguments(schema, **options))
+
+    def response(self, status_code: int, schema: Any = None, **options: Any) -> Callable[[View], View]:
+        return cast("Callable[[View], View]", super().response(status_code, schema, **options))
+
+    def alt_response(self, status_code: int, response: str | None = None, **options: Any) -> Callable[[View], View]:
+        return cast("Callable[[View], View]", super().alt_response(status_code, response, **options))
+
+    @staticmethod
+    def doc(**members: Any) -> Callable[[View], View]:
+        return cast("Callable[[View], View]", flask_smorest.Blueprint.doc(**members))
+
+    def refuses(self, *statuses: int, open_to_all: bool = False) -> Callable[[View], View]:
+        """Document these refusals, and those of every call that needs a key."""
+
+        def decorate(view: View) -> View:
+            decorated = view
+            for status in sorted({*statuses, *(() if open_to_all else ALWAYS)}):
+                decorated = self.alt_response(status, HTTPStatus(status).name)(decorated)
+            if open_to_all:
+                decorated = self.doc(security=[])(decorated)
+            return decorated
+
+        return decorate
+
+
+class Api(flask_smorest.Api):  # type: ignore[misc]
+    """The API with its OpenAPI document; every HTTPException becomes a problem document."""
+
+    ERROR_SCHEMA = ProblemSchema
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        return problems.from_http(error)
+
+    def _register_responses(self) -> None:
+        for status in HTTPStatus:
+            response = {"description": status.phrase, "schema": self.ERROR_SCHEMA}
+            prepare_response(response, self.spec, problems.CONTENT_TYPE)
+            self.spec.components.response(status.name, response, lazy=True)
+
+    def document_ids(self) -> None:
+        """Say in the document that an id in an address is a UUID."""
+        self.register_converter(IdConverter, lambda _: {"type": "string", "format": "uuid"})

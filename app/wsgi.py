@@ -1,0 +1,47 @@
+"""Composition root of the web server: ``gunicorn app.wsgi:app``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+_BROKER_PATIENCE_SECONDS = 0.5
+
+
+def build() -> Flask:
+    """The application with everything that the settings name. Raises SettingsError, StorageError."""
+    from app.api import create_app
+    from app.settings import Settings
+    from tasks.app import configure
+    from tasks.hints import Hinter
+
+    settings = Settings.load()
+    hinter = Hinter(configure(settings))
+    return create_app(settings, hinter.enqueue, broker_state=lambda: _broker_answers(settings.redis_url))
+
+
+def _broker_answers(redis_url: str | None) -> bool:
+    import redis
+
+    if redis_url is None:
+        return False
+    try:
+        with redis.Redis.from_url(
+            redis_url,
+            socket_timeout=_BROKER_PATIENCE_SECONDS,
+            socket_connect_timeout=_BROKER_PATIENCE_SECONDS,
+        ) as client:
+            return bool(client.ping())
+    except (redis.RedisError, OSError):
+        return False
+
+
+def __getattr__(name: str) -> Any:
+    # Built when the server asks for it, in the process that answers: importing this module touches nothing, and no
+    # connection is carried over a fork.
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    built = globals()["app"] = build()
+    return built
