@@ -97,11 +97,11 @@ def run(
         secret = home.secret("postgres_password")
         postgres = Postgres(data=home.path / "postgres", sockets=run_folder, password=secret, programs=programs)
         postgres.prepare()
-        children.append(_postgres_child(postgres))
+        children.append(postgres_child(postgres))
     if wanted.redis_url is None:
         valkey = Valkey(data=home.path / "valkey", password=home.secret("valkey_password"))
         valkey.prepare()
-        children.append(_valkey_child(valkey))
+        children.append(valkey_child(valkey))
 
     addresses = _addresses(home, wanted, port, postgres, valkey)
     prepare = Step(
@@ -150,7 +150,8 @@ def _addresses(home: Home, wanted: Wanted, port: int, postgres: Postgres | None,
     )
 
 
-def _postgres_child(postgres: Postgres) -> Child:
+def postgres_child(postgres: Postgres) -> Child:
+    """A prepared PostgreSQL as a child to keep running."""
     return Child(
         name="postgres",
         command=postgres.command,
@@ -167,7 +168,8 @@ def _postgres_child(postgres: Postgres) -> Child:
     )
 
 
-def _valkey_child(valkey: Valkey) -> Child:
+def valkey_child(valkey: Valkey) -> Child:
+    """A prepared Valkey as a child to keep running; without it the stack is degraded, not dead."""
     return Child(
         name="valkey",
         command=valkey.command,
