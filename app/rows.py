@@ -7,9 +7,9 @@ from enum import Enum, auto
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-AcceptedRow = tuple[str, int, int, int, int, str | None, str, str, str | None, str | None, str | None]
-"""case_number, row_index, line_number, start, end, plaintiff_name, defendant_name, judgment_amount, judgment_date,
-court, county: plain texts as the database takes them; the key comes first, so tuples sort in the order of the load."""
+AcceptedRow = tuple[str, int, int, int, int, int, str | None, str, str, str | None, str | None, str | None]
+"""case_number, row_index, line_number, row_number, start, end (app.block.Place), plaintiff_name, defendant_name,
+judgment_amount, judgment_date, court, county: plain texts as the database takes them; the key comes first, so tuples sort in the order of the load."""
 
 RowError = tuple[int, int, int, str, str, str, str, bytes]
 """row_index, line_number, row_number, error_code, error_message, error_stage, raw_data as JSON, raw."""
@@ -72,9 +72,9 @@ class Target(Protocol):
 
 def values_of(row: AcceptedRow) -> tuple[str | None, ...]:
     """What the row holds beside its key, in the order of VALUE_NAMES."""
-    return row[5:11]
+    return row[6:12]
 
 
 def cents_of(row: AcceptedRow) -> int:
     """The row's amount in cents."""
-    return int(row[7].replace(".", ""))
+    return int(row[8].replace(".", ""))

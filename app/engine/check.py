@@ -12,6 +12,7 @@ from typing import Any
 
 from app.block import Block, Damaged, Reader, Row
 from app.engine.spool import ErrorSpool, RowSpool, Spool
+from app.errors import CATALOGUE
 from app.judgment import FIELDS, Fault, FaultError, JudgmentSchema, empty_word
 from app.rows import AcceptedRow, RowError, cents_of
 
@@ -149,27 +150,34 @@ class _Checker:
             place.line_number,
             place.row_number,
             faults[0][1].code,
-            storable(f"Row {place.row_number:,}, {where}."),
+            _storable(f"Row {place.row_number:,}, {where}."),
             "validate",
-            raw_data(self._keys, row.cells),
+            _raw_data(self._keys, row.cells),
             block.raw(place),
         )
 
 
-def storable(text: str) -> str:
+def insert_failed(row: AcceptedRow, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes) -> RowError:
+    """The error of an accepted row that the database itself refused."""
+    _, row_index, line_number, row_number, *_ = row
+    message = f"Row {row_number:,}: {CATALOGUE['INSERT_FAILED'].sentence}"
+    return row_index, line_number, row_number, "INSERT_FAILED", message, "upsert", _raw_data(keys, cells), raw
+
+
+def _storable(text: str) -> str:
     """The text with NUL, which PostgreSQL does not take, shown as U+2400."""
     return text.replace("\x00", "\u2400")
 
 
-def raw_data(keys: tuple[str, ...], cells: tuple[str, ...]) -> str:
+def _raw_data(keys: tuple[str, ...], cells: tuple[str, ...]) -> str:
     """A record for reading, as JSON: header -> cell."""
-    return json.dumps(dict(zip(keys, map(storable, cells), strict=True)), ensure_ascii=False)
+    return json.dumps(dict(zip(keys, map(_storable, cells), strict=True)), ensure_ascii=False)
 
 
 def _parse_error(block: Block, damaged: Damaged) -> RowError:
     place = damaged.place
     raw = block.raw(place)
-    shown: dict[str, Any] = {"_raw": storable(raw.decode(errors="backslashreplace").rstrip("\r\n"))}
+    shown: dict[str, Any] = {"_raw": _storable(raw.decode(errors="backslashreplace").rstrip("\r\n"))}
     return (
         place.row_index,
         place.line_number,
@@ -188,6 +196,7 @@ def _accepted(row: Row, values: dict[str, str | None]) -> AcceptedRow:
         values["case_number"] or "",
         place.row_index,
         place.line_number,
+        place.row_number,
         place.start,
         place.end,
         values.get("plaintiff_name"),

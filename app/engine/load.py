@@ -128,9 +128,12 @@ class _Loader:
 
     def _halve(self, rows: list[AcceptedRow]) -> None:
         taken = self._target.taken(list(dict.fromkeys(row[0] for row in rows)))
-        outcome, more = self._target.insert_absent(_firsts(rows, taken))
-        if outcome is not Outcome.REFUSED:
-            self._keep_duplicates(rows, taken | more)
+        outcome = self._target.insert(_firsts(rows, taken))
+        if outcome is Outcome.KEY_TAKEN:
+            outcome, more = self._target.insert_absent(_firsts(rows, taken))
+            taken |= more
+        if outcome is Outcome.LOADED:
+            self._keep_duplicates(rows, taken)
         elif len(rows) > 1:
             middle = len(rows) // 2
             self._halve(rows[:middle])

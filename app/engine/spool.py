@@ -6,7 +6,7 @@ import heapq
 import marshal
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -130,8 +130,13 @@ class RowSpool:
         if len(self._buffer) >= _RUN_ROWS or self._buffered_bytes > _RUN_BYTES:
             self._write_run()
 
-    def ranges(self, most: int, *, least_rows: int = 20_000) -> list[KeyRange]:
-        """All rows in key order, cut into at most ``most`` ranges of distinct keys; call once, after the last append."""
+    def ranges(
+        self, most: int, *, least_rows: int = 20_000, alive: Callable[[], None] = lambda: None
+    ) -> list[KeyRange]:
+        """All rows in key order, cut into at most ``most`` ranges of distinct keys; call once, after the last append.
+
+        ``alive`` is called as the merge goes on.
+        """
         if not self._runs:
             self._buffer.sort()
             if not self._buffer:
@@ -139,7 +144,7 @@ class RowSpool:
             duplicates = _duplicates(self._buffer, None)
             return [KeyRange(len(self._buffer), duplicates, self._buffer, 0, 0)]
         self._write_run()
-        return self._merge(max(least_rows, -(-self.count // most)))
+        return self._merge(max(least_rows, -(-self.count // most)), alive)
 
     def _write_run(self) -> None:
         if not self._buffer:
@@ -152,7 +157,7 @@ class RowSpool:
         self._runs.append(run)
         self._buffer, self._buffered_bytes = [], 0
 
-    def _merge(self, rows_per_range: int) -> list[KeyRange]:
+    def _merge(self, rows_per_range: int, alive: Callable[[], None]) -> list[KeyRange]:
         merged = _ChunkFile(self._folder / "sorted")
         ranges: list[KeyRange] = []
         chunk: list[AcceptedRow] = []
@@ -173,6 +178,7 @@ class RowSpool:
             if len(chunk) >= _CHUNK_ROWS:
                 merged.append(chunk)
                 chunk = []
+                alive()
         if chunk:
             merged.append(chunk)
         ranges.append(KeyRange(rows, duplicates, merged, start, merged.size))

@@ -173,8 +173,8 @@ def end_stale_backends(connection: Connection, batch_id: UUID) -> int:
                 SELECT count(pg_terminate_backend(a.pid, 5000)) FROM pg_stat_activity a, intake.batches b
                 WHERE b.id = :id AND (b.status = 'uploaded' OR (b.status IN {_RUNNING}
                         AND b.lease_until < clock_timestamp()))
-                    AND starts_with(a.application_name, 'dragonfly:' || b.id || ':')
-                    AND split_part(a.application_name, ':', 3)::bigint <= b.fence
+                    AND CASE WHEN a.application_name ~ ('^dragonfly:' || b.id || ':[0-9]+$')
+                        THEN split_part(a.application_name, ':', 3)::bigint <= b.fence ELSE false END
                 """
             ),
             {"id": batch_id},
@@ -319,7 +319,7 @@ def forget_hint(connection: Connection, batch_id: UUID) -> None:
 
 def next_claimable(connection: Connection) -> UUID | None:
     """The batch to work on next where no broker hands them out: by priority, then by age."""
-    return connection.scalar(
+    found: UUID | None = connection.scalar(
         text(
             f"""
             SELECT id FROM intake.batches WHERE {_CLAIMABLE}
@@ -327,6 +327,7 @@ def next_claimable(connection: Connection) -> UUID | None:
             """
         )
     )
+    return found
 
 
 def retry(connection: Connection, batch_id: UUID, error_threshold_percent: int | None = None) -> Batch | None:

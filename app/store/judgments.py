@@ -174,6 +174,7 @@ class JudgmentTarget:
 
     def _under_savepoint(self, write: Callable[[], None]) -> Outcome:
         first_id = self._next_id
+        self._alive()
         self._driver.execute("SAVEPOINT rows")
         try:
             write()
@@ -195,7 +196,7 @@ class JudgmentTarget:
 
 
 def _copy_line(row_id: int, batch_id: str, row: AcceptedRow) -> str:
-    case_number, row_index, line_number, _, _, plaintiff, defendant, amount, date, court, county = row
+    case_number, row_index, line_number, _, _, _, plaintiff, defendant, amount, date, court, county = row
     values = (case_number, plaintiff, defendant, amount, date, court, county)
     text_values = "\t".join(["\\N" if value is None else value.translate(_SPECIAL) for value in values])
     return f"{row_id}\t{text_values}\t{batch_id}\t{row_index}\t{line_number}\n"

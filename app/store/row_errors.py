@@ -14,9 +14,8 @@ from app.rows import RowError
 _TICK_ROWS = 1_000
 _COPY = (
     "COPY intake.row_errors (batch_id, row_index, line_number, row_number, error_code, error_message, error_stage,"
-    " raw_data, raw) FROM STDIN (FORMAT BINARY)"
+    " raw_data, raw) FROM STDIN"
 )
-_TYPES = ("uuid", "int4", "int4", "int4", "text", "text", "text", "jsonb", "bytea")
 
 
 def store(
@@ -28,7 +27,6 @@ def store(
     if not isinstance(driver, psycopg.Connection):
         raise TypeError("row errors are written through psycopg")
     with driver.cursor().copy(_COPY) as copy:
-        copy.set_types(_TYPES)
         for number, error in enumerate(errors):
             copy.write_row((batch_id, *error))
             if number % _TICK_ROWS == 0:
