@@ -210,6 +210,15 @@ class Postgres:
                 raise LocalStackError(
                     f"{self.data} is damaged, its {name} is missing: restore it from a backup, or {advice}"
                 )
+        control = [str(self._programs / "pg_controldata"), "-D", str(self.data)]
+        found_control = subprocess.run(control, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        if (
+            found_control.returncode != 0
+            or "CRC checksum does not match" in found_control.stdout + found_control.stderr
+        ):
+            raise LocalStackError(
+                f"{self.data} is damaged, its control file cannot be read: restore it from a backup, or {advice}"
+            )
 
     def _initialise(self) -> None:
         # Built aside and renamed, so that a start cut short leaves no half-made folder under the final name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -31,23 +32,34 @@ class Launcher:
 
 
 def launchers() -> tuple[Launcher, ...]:
-    """The ways to run a program that refuses root, best first; for an ordinary user simply the program itself.
+    """The ways to run PostgreSQL's programs, best first; for an ordinary user simply the program itself.
 
     A user namespace leaves the files with root. Where it is forbidden (containers often do), the program runs as nobody,
     with the right to pass folders such as /root where root itself has that right to give.
     """
-    if os.geteuid() != 0:
-        return (Launcher((), os.geteuid()),)
-    ids = (f"--map-user={_NOBODY}", f"--map-group={_NOBODY}")
+    as_nobody = ("unshare", "--user", f"--map-user={_NOBODY}", f"--map-group={_NOBODY}", "--")
+    user = os.geteuid()
+    if user != 0:
+        itself = Launcher((), user)
+        # initdb asks for its user's name, which a container's made-up user id does not have.
+        return (itself,) if _has_name(user) else (Launcher(as_nobody, user), itself)
     nobody = (f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
     # A change of user clears the wish to die with the parent (see bound.py), so setpriv states it again.
     end = ("--pdeathsig", "QUIT", "--")
     reach = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
     return (
-        Launcher(("unshare", "--user", *ids, "--"), 0),
+        Launcher(as_nobody, 0),
         Launcher(("setpriv", *nobody, *reach, *end), _NOBODY),
         Launcher(("setpriv", *nobody, *end), _NOBODY),
     )
+
+
+def _has_name(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
 
 
 def choose_launcher(
