@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import flask_smorest
 from flask import Response
 from flask_smorest.utils import prepare_response
+from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import HTTPException
 
 from app.api import problems
@@ -21,8 +22,16 @@ ALWAYS = (400, 401, 408, 413, 422, 429, 500, 503)
 """How any call that needs a key may be refused, whatever it asks for."""
 
 
+class Arguments(FlaskParser):
+    """Leaves to each schema what becomes of an unknown field; webargs' own default lets those of a query pass."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION: ClassVar[dict[str, str | None]] = {}
+
+
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     """A noun's routes; flask-smorest's decorators, with types."""
+
+    ARGUMENTS_PARSER = Arguments()
 
     def route(self, rule: str, **options: Any) -> Callable[[View], View]:
         return cast("Callable[[View], View]", super().route(rule, **options))
@@ -49,7 +58,8 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
                 decorated = self.alt_response(status, HTTPStatus(status).name)(decorated)
             if open_to_all:
                 decorated = self.doc(security=[])(decorated)
-            return decorated
+            noun = view.__module__.rsplit(".", 1)[-1]
+            return self.doc(operationId=f"{noun}_{view.__name__}")(decorated)
 
         return decorate
 
@@ -63,10 +73,11 @@ class Api(flask_smorest.Api):  # type: ignore[misc]
         return problems.from_http(error)
 
     def _register_responses(self) -> None:
-        for status in HTTPStatus:
-            response = {"description": status.phrase, "schema": self.ERROR_SCHEMA}
+        named = {status.name: status.phrase for status in HTTPStatus}
+        for name, phrase in (*named.items(), (self.DEFAULT_ERROR_RESPONSE_NAME, "Any other refusal")):
+            response = {"description": phrase, "schema": self.ERROR_SCHEMA}
             prepare_response(response, self.spec, problems.CONTENT_TYPE)
-            self.spec.components.response(status.name, response, lazy=True)
+            self.spec.components.response(name, response, lazy=True)
 
     def document_ids(self) -> None:
         """Say in the document that an id in an address is a UUID."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from flask import request, url_for
@@ -45,7 +44,7 @@ def upload() -> Any:
     if not receipt.is_duplicate:
         own.enqueue(batch.id, batch.priority)
     location = url_for("batches.show", batch_id=str(batch.id))
-    return asdict(receipt), _KNOWN if receipt.is_duplicate else _ACCEPTED, {"Location": location}
+    return receipt, _KNOWN if receipt.is_duplicate else _ACCEPTED, {"Location": location}
 
 
 def _receive(form: Form) -> intake.Receipt:
