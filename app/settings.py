@@ -115,6 +115,10 @@ class Settings:
         _whole_number(50 * _KIB),
     )
 
+    ready_file: Path | None = _setting(
+        "DRAGONFLY_READY_FILE", "Created by a worker or beat once it works, for whoever waits for that", None, Path
+    )
+
     @classmethod
     def load(cls, *, home: str | Path | None = None, env: str | None = None, **overrides: Any) -> Self:
         """Read the settings; ``home`` and ``env`` are a command's own options and win over every variable.

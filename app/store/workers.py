@@ -1,0 +1,52 @@
+"""The workers' heartbeat: one row for each worker that has been seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+
+def seen(
+    connection: Connection,
+    *,
+    name: str,
+    host: str,
+    pid: int,
+    queues: Sequence[str],
+    concurrency: int,
+    version: str,
+    broker: bool,
+) -> None:
+    """This worker lives; ``broker`` is whether it reaches the broker."""
+    connection.execute(
+        text(
+            """
+            INSERT INTO ops.workers (name, host, pid, queues, concurrency, version, broker_seen_at)
+            VALUES (:name, :host, :pid, :queues, :concurrency, :version, CASE WHEN :broker THEN clock_timestamp() END)
+            ON CONFLICT (name) DO UPDATE SET last_seen_at = clock_timestamp(),
+                broker_seen_at = coalesce(excluded.broker_seen_at, workers.broker_seen_at)
+            """
+        ),
+        {
+            "name": name,
+            "host": host,
+            "pid": pid,
+            "queues": list(queues),
+            "concurrency": concurrency,
+            "version": version,
+            "broker": broker,
+        },
+    )
+
+
+def gone(connection: Connection, name: str) -> None:
+    """This worker has stopped in good order."""
+    connection.execute(text("DELETE FROM ops.workers WHERE name = :name"), {"name": name})
+
+
+def forget_gone(connection: Connection) -> int:
+    """Remove workers that were last seen a day ago; returns how many."""
+    return connection.execute(
+        text("DELETE FROM ops.workers WHERE last_seen_at < clock_timestamp() - interval '1 day'")
+    ).rowcount

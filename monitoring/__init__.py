@@ -1,0 +1,1 @@
+"""Watching the pipeline: checks, alerts, metrics and smoke tests."""

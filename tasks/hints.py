@@ -1,0 +1,69 @@
+"""Hints: telling the workers through the broker that a batch is waiting. Losing one costs seconds, never a batch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+import structlog
+from celery import Celery
+
+from tasks.ingest import NAME
+
+log = structlog.get_logger()
+
+CAPACITY = 1_000
+
+
+def publish(celery: Celery, batch_id: UUID, priority: str) -> bool:
+    """Send one hint; False where the broker does not take it within its timeouts."""
+    try:
+        # A connection that is tried once: Celery's own pool would retry for ever where the broker is gone.
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
+            celery.send_task(NAME, args=[str(batch_id)], queue=priority, connection=connection, retry=False)
+    except Exception as problem:
+        log.warning("hint not sent", batch_id=str(batch_id), problem=type(problem).__name__)
+        return False
+    return True
+
+
+class Hinter:
+    """A bounded queue with one publisher thread: ``enqueue`` never blocks a request.
+
+    ``dropped`` is called, in the publisher's thread, with each batch whose hint the broker did not take, so that the
+    reconciler need not wait for it.
+    """
+
+    def __init__(
+        self, celery: Celery, *, capacity: int = CAPACITY, dropped: Callable[[UUID], None] = lambda _: None
+    ) -> None:
+        self._celery = celery
+        self._dropped = dropped
+        self._waiting: queue.Queue[tuple[UUID, str]] = queue.Queue(capacity)
+        self._started = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def enqueue(self, batch_id: UUID, priority: str) -> None:
+        """Hand over a hint; where the queue is full it is dropped, for the reconciler to make good."""
+        with self._started:
+            # Not before the first hint: a server that forks after loading would leave the thread behind.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._publish, name="hints", daemon=True)
+                self._thread.start()
+        try:
+            self._waiting.put_nowait((batch_id, priority))
+        except queue.Full:
+            log.warning("hint dropped", batch_id=str(batch_id))
+
+    def _publish(self) -> None:
+        while True:
+            batch_id, priority = self._waiting.get()
+            if publish(self._celery, batch_id, priority):
+                continue
+            try:
+                self._dropped(batch_id)
+            except Exception as problem:
+                log.warning("dropped hint not noted", batch_id=str(batch_id), problem=type(problem).__name__)

@@ -1,0 +1,61 @@
+"""What a process of Dragonfly's own holds: its settings, its database connections, its workshop; made once per process."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from sqlalchemy import Engine
+
+from app.formats.csv import Limits
+from app.intake import Workshop
+from app.settings import Settings
+from app.store.blobs import open_blobs
+from app.store.database import open_engine
+
+_main_pid = os.getpid()
+_settings: Settings | None = None
+_made: tuple[int, Workshop] | None = None
+
+
+def begin(settings: Settings) -> None:
+    """Called by the composition root, in the main process, before it forks."""
+    global _settings, _main_pid
+    _settings, _main_pid = settings, os.getpid()
+
+
+def settings() -> Settings:
+    """The settings that the composition root gave. Raises RuntimeError without one."""
+    if _settings is None:
+        raise RuntimeError("no composition root has begun this process: start workers with 'celery -A tasks.worker'")
+    return _settings
+
+
+def worker_prefix() -> str:
+    """What the names of all processes of this worker begin with, as they stand in lease_owner."""
+    return f"{socket.gethostname()}/{_main_pid}/"
+
+
+def workshop() -> Workshop:
+    """This process's workshop. Connections are never carried over a fork: a child makes its own."""
+    global _made  # noqa: PLW0603
+    if _made is None or _made[0] != os.getpid():
+        _made = (os.getpid(), _make(settings()))
+    return _made[1]
+
+
+def engine() -> Engine:
+    """This process's connections."""
+    return workshop().engine
+
+
+def _make(chosen: Settings) -> Workshop:
+    return Workshop(
+        # One connection for the attempt, one for its heartbeat, and one to spare for the reconciler.
+        engine=open_engine(chosen.require_database_url(), pool_size=3, pool_timeout=30),
+        blobs=open_blobs(chosen.storage),
+        spool=chosen.spool,
+        limits=Limits(max_record_bytes=chosen.max_record_bytes, max_columns=chosen.max_columns),
+        lease_seconds=chosen.lease_seconds,
+        owner=f"{worker_prefix()}{os.getpid()}",
+    )

@@ -1,0 +1,57 @@
+"""Composition root of Celery's processes: ``celery -A tasks.worker worker | beat | flower``."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+from typing import Any
+
+import structlog
+from celery import signals
+
+from app.settings import Settings
+from tasks import process
+from tasks.app import GRACE_SECONDS, configure
+from tasks.reconciler import Reconciler, hand_over
+
+log = structlog.get_logger()
+
+_PR_SET_PDEATHSIG = 1
+
+settings = Settings.load()
+process.begin(settings)
+app = configure(settings)
+app.steps["worker"].add(Reconciler)
+
+
+@signals.setup_logging.connect(weak=False)
+def _keep_logging_as_it_is(**_: Any) -> None:
+    """Celery leaves logging alone when somebody answers this signal."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    # These tell every retry and every heartbeat.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@signals.worker_process_init.connect(weak=False)
+def _die_with_the_worker(**_: Any) -> None:
+    """A pool child whose worker was killed would go on unseen, with nobody to recycle it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+@signals.worker_shutting_down.connect(weak=False)
+def _hand_over_in_time(**_: Any) -> None:
+    """Let running batches end for a while, then return their leases, so that another worker takes them over at once."""
+    timer = threading.Timer(GRACE_SECONDS, hand_over)
+    timer.daemon = True
+    timer.start()
+
+
+@signals.worker_ready.connect(weak=False)
+@signals.beat_init.connect(weak=False)
+def _tell_that_it_is_ready(**_: Any) -> None:
+    if settings.ready_file is not None:
+        settings.ready_file.touch()
