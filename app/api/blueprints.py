@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import flask_smorest
 from flask import Response
@@ -22,16 +22,11 @@ ALWAYS = (400, 401, 408, 413, 422, 429, 500, 503)
 """How any call that needs a key may be refused, whatever it asks for."""
 
 
-class Arguments(FlaskParser):
-    """Leaves to each schema what becomes of an unknown field; webargs' own default lets those of a query pass."""
-
-    DEFAULT_UNKNOWN_BY_LOCATION: ClassVar[dict[str, str | None]] = {}
-
-
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     """A noun's routes; flask-smorest's decorators, with types."""
 
-    ARGUMENTS_PARSER = Arguments()
+    # What becomes of an unknown field is left to each schema; webargs' own default lets those of a query pass.
+    ARGUMENTS_PARSER = FlaskParser(unknown=None)
 
     def route(self, rule: str, **options: Any) -> Callable[[View], View]:
         return cast("Callable[[View], View]", super().route(rule, **options))

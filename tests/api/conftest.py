@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import re
 import shutil
 import socket
@@ -203,9 +202,8 @@ def check_schema(document: dict[str, Any], schema: dict[str, Any], value: Any, a
         return
     for inner in schema.get("allOf", ()):
         check_schema(document, inner, value, at)
-    if "enum" in schema:
-        assert value in schema["enum"], f"{at} is {value!r}"
-    kinds = {
+    assert value in schema.get("enum", [value]), f"{at} is {value!r}"
+    kinds: dict[Any, Any] = {
         "object": dict,
         "array": list,
         "string": str,
@@ -213,20 +211,18 @@ def check_schema(document: dict[str, Any], schema: dict[str, Any], value: Any, a
         "number": (int, float),
         "boolean": bool,
     }
-    if "type" in schema:
-        assert isinstance(value, kinds[schema["type"]]), f"{at} is {type(value).__name__}, not {schema['type']}"
+    kind = schema.get("type")
+    assert isinstance(value, kinds.get(kind, object)), f"{at} is {type(value).__name__}, not {kind}"
     if isinstance(value, dict) and "properties" in schema:
         missing = set(schema.get("required", ())) - value.keys()
         assert not missing, f"{at} lacks {missing}"
         # A problem may carry further members, as RFC 9457 allows.
         if "code" not in value:
             assert not value.keys() - schema["properties"].keys(), f"{at} has undocumented members"
-        for name, inner in schema["properties"].items():
-            if name in value:
-                check_schema(document, inner, value[name], f"{at}.{name}")
-    if isinstance(value, list):
-        for place, inner in enumerate(value):
-            check_schema(document, schema["items"], inner, f"{at}[{place}]")
+        for name in schema["properties"].keys() & value.keys():
+            check_schema(document, schema["properties"][name], value[name], f"{at}.{name}")
+    for place, inner in enumerate(value if isinstance(value, list) else ()):
+        check_schema(document, schema["items"], inner, f"{at}[{place}]")
 
 
 @dataclass(frozen=True)

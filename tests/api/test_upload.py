@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +13,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import Engine, text
 from werkzeug.test import TestResponse
 
+from app.errors import CATALOGUE
 from app.settings import Settings
 from app.store.blobs import Incoming, StorageError, StorageFullError
 
@@ -26,6 +28,21 @@ def send(client: FlaskClient, content: bytes = CSV, filename: str | None = "expo
 
 def files_in(settings: Settings) -> list[Path]:
     return [path for path in (settings.home / "blobs").rglob("*") if path.is_file()]
+
+
+NothingIsKept = Callable[[], None]
+
+
+@pytest.fixture
+def nothing_is_kept(engine: Engine, settings: Settings) -> NothingIsKept:
+    """Asserts that a refusal left neither a file nor a batch."""
+
+    def check() -> None:
+        assert files_in(settings) == []
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT count(*) FROM intake.batches")) == 0
+
+    return check
 
 
 def test_a_new_file_is_answered_202_with_its_batch_and_place(client: FlaskClient, sent: Any) -> None:
@@ -121,21 +138,15 @@ def test_the_file_name_is_text_for_display_only(
     ],
 )
 def test_a_field_that_breaks_its_rule_is_named_and_nothing_is_kept(
-    client: FlaskClient, engine: Engine, settings: Settings, sent: Any, fields: dict[str, str], named: str
+    client: FlaskClient, nothing_is_kept: NothingIsKept, sent: Any, fields: dict[str, str], named: str
 ) -> None:
     response = send(client, **fields)
     document = response.get_json()
     assert (response.status_code, document["code"]) == (422, "INVALID_FIELD")
     assert named in document["errors"]
     assert named in document["detail"]
-    nothing_is_kept(engine, settings)
+    nothing_is_kept()
     assert sent.batches == []
-
-
-def nothing_is_kept(engine: Engine, settings: Settings) -> None:
-    assert files_in(settings) == []
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT count(*) FROM intake.batches")) == 0
 
 
 def part(name: str, content: bytes, *, filename: str | None = None) -> bytes:
@@ -178,12 +189,12 @@ def post_raw(
     ],
 )
 def test_a_body_that_is_no_upload_is_refused_with_a_sentence(
-    client: FlaskClient, engine: Engine, settings: Settings, body: bytes, status: int, words: str
+    client: FlaskClient, nothing_is_kept: NothingIsKept, body: bytes, status: int, words: str
 ) -> None:
     response = post_raw(client, body)
     assert response.status_code == status
     assert words in response.get_json()["detail"]
-    nothing_is_kept(engine, settings)
+    nothing_is_kept()
 
 
 @pytest.mark.parametrize(
@@ -195,36 +206,34 @@ def test_only_multipart_is_taken(client: FlaskClient, content_type: str) -> None
 
 
 def test_a_file_of_the_largest_size_is_taken_and_one_byte_more_is_not(
-    client: FlaskClient, engine: Engine, settings: Settings
+    client: FlaskClient, nothing_is_kept: NothingIsKept, settings: Settings
 ) -> None:
     refused = send(client, b"x" * (settings.max_upload_bytes + 1))
     assert (refused.status_code, refused.get_json()["code"]) == (413, "UPLOAD_TOO_LARGE")
     assert "1,000,000 bytes" in refused.get_json()["detail"]
-    nothing_is_kept(engine, settings)
+    nothing_is_kept()
     assert send(client, b"x" * settings.max_upload_bytes).status_code == 202
 
 
 def test_a_declared_length_above_the_limit_is_refused_before_a_byte_is_stored(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, blobs: Any
 ) -> None:
-    monkeypatch.setattr(type(blobs), "incoming", lambda self: pytest.fail("the body was read"))
+    monkeypatch.setattr(type(blobs), "incoming", lambda *_: pytest.fail("the body was read"))
     assert send(client, b"x" * 2_000_000).status_code == 413
 
 
 @pytest.mark.parametrize(
-    ("problem", "status", "code"),
+    ("problem", "code"),
     [
-        (StorageFullError("could not write a file: No space left on device"), 507, "STORAGE_FULL"),
-        (StorageError("could not write a file: Input/output error"), 503, "STORAGE_UNAVAILABLE"),
+        (StorageFullError("could not write a file: No space left on device"), "STORAGE_FULL"),
+        (StorageError("could not write a file: Input/output error"), "STORAGE_UNAVAILABLE"),
     ],
 )
 def test_a_store_that_fails_in_mid_file_is_answered_and_nothing_is_left(
     client: FlaskClient,
-    engine: Engine,
-    settings: Settings,
+    nothing_is_kept: NothingIsKept,
     monkeypatch: pytest.MonkeyPatch,
     problem: StorageError,
-    status: int,
     code: str,
 ) -> None:
     def refuse(self: object, data: bytes) -> int:
@@ -232,9 +241,10 @@ def test_a_store_that_fails_in_mid_file_is_answered_and_nothing_is_left(
 
     monkeypatch.setattr(Incoming, "write", refuse)
     response = send(client)
-    assert (response.status_code, response.get_json()["code"]) == (status, code)
-    assert ("Retry-After" in response.headers) is (status == 503)
-    nothing_is_kept(engine, settings)
+    assert response.get_json()["code"] == code
+    assert response.status_code == CATALOGUE[code].http_status
+    assert ("Retry-After" in response.headers) is (code == "STORAGE_UNAVAILABLE")
+    nothing_is_kept()
 
 
 def test_the_limit_of_uploads_leaves_other_calls_alone(api: Any, client: FlaskClient) -> None:
