@@ -5,21 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from flask import Flask
 
 _BROKER_PATIENCE_SECONDS = 0.5
+_POOL_SIZE = 10
+"""Fewer than the web threads: a request holds a connection for milliseconds, and never while it reads a body."""
 
 
 def build() -> Flask:
     """The application with everything that the settings name. Raises SettingsError, StorageError."""
     from app.api import create_app
     from app.settings import Settings
+    from app.store import batches
+    from app.store.database import open_engine
     from tasks.app import configure
     from tasks.hints import Hinter
 
     settings = Settings.load()
-    hinter = Hinter(configure(settings))
-    return create_app(settings, hinter.enqueue, broker_state=lambda: _broker_answers(settings.redis_url))
+    engine = open_engine(settings.require_database_url(), pool_size=_POOL_SIZE)
+
+    def forget_hint(batch_id: UUID) -> None:
+        with engine.begin() as connection:
+            batches.forget_hint(connection, batch_id)
+
+    hinter = Hinter(configure(settings), dropped=forget_hint)
+    return create_app(settings, hinter.enqueue, engine=engine, broker_state=lambda: _broker_answers(settings.redis_url))
 
 
 def _broker_answers(redis_url: str | None) -> bool:
