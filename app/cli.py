@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib.metadata
 import json
 import os
@@ -12,47 +11,21 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import click
 
+from app.client_commands import cancel, ingest, retry
+from app.command import COULD_NOT, CouldNotError, takes_settings
+from app.key_commands import keys
 from app.local import LocalStackError, stack
 from app.local.console import Console
 from app.local.home import Home, read_run, running_pid
 from app.settings import Settings, SettingsError
 
-_P = ParamSpec("_P")
-_COULD_NOT = 2
 _ADMIN_KEY = "admin_key"
 _SHOWN = ""
 """What the home keeps in place of an admin key that was made and has been shown."""
-
-
-class CouldNotError(click.ClickException):
-    """The command could not do what was asked; the message is one sentence for a person. Exit status 2."""
-
-    exit_code = _COULD_NOT
-
-
-def takes_settings(command: Callable[Concatenate[Settings, _P], None]) -> Callable[..., None]:
-    """Give a command ``--home`` and ``--env``, and the settings that follow from them as its first argument."""
-
-    @click.option(
-        "--home",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Folder of the local stack's data. [default: DRAGONFLY_HOME, else ~/.local/share/dragonfly]",
-    )
-    @click.option(
-        "--env",
-        type=click.Choice(["dev", "prod"]),
-        help="Which settings to read: .env.dev or .env.prod. [default: DRAGONFLY_ENV, else dev]",
-    )
-    @functools.wraps(command)
-    def wrapped(*args: Any, home: Path | None, env: str | None, **kwargs: Any) -> None:
-        command(Settings.load(home=home, env=env), *args, **kwargs)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -148,6 +121,10 @@ def info(settings: Settings, as_json: bool) -> None:
         click.echo(f"{name:<20} {text if text is not None else 'not set'}")
 
 
+for command in (ingest, retry, cancel, keys):
+    dragonfly.add_command(command)
+
+
 def main() -> None:
     """Run the command; a failure is one sentence on stderr and exit status 2, never a traceback."""
     try:
@@ -164,7 +141,7 @@ def main() -> None:
 
 def _fail(sentence: str) -> None:
     click.echo(f"Error: {sentence}", err=True)
-    sys.exit(_COULD_NOT)
+    sys.exit(COULD_NOT)
 
 
 def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: int | None) -> stack.Wanted:
