@@ -10,13 +10,11 @@ if TYPE_CHECKING:
     from flask import Flask
 
 _BROKER_PATIENCE_SECONDS = 0.5
-_POOL_SIZE = 10
-"""Fewer than the web threads: a request holds a connection for milliseconds, and never while it reads a body."""
 
 
 def build() -> Flask:
     """The application with everything that the settings name. Raises SettingsError, StorageError."""
-    from app.api import create_app
+    from app.api.application import POOL_SIZE, create_app
     from app.settings import Settings
     from app.store import batches
     from app.store.database import open_engine
@@ -24,7 +22,7 @@ def build() -> Flask:
     from tasks.hints import Hinter
 
     settings = Settings.load()
-    engine = open_engine(settings.require_database_url(), pool_size=_POOL_SIZE)
+    engine = open_engine(settings.require_database_url(), pool_size=POOL_SIZE)
 
     def forget_hint(batch_id: UUID) -> None:
         with engine.begin() as connection:
