@@ -107,7 +107,7 @@ def info(settings: Settings, as_json: bool) -> None:
             "password": run.get("flower_password"),
         },
         "versions": {
-            "dragonfly": importlib.metadata.version("dragonfly"),
+            "dragonfly": _own_version(),
             "python": platform.python_version(),
             "postgres": local.get("postgres") or _postgres_version(settings.database_url),
             "valkey": local.get("valkey") or _broker_version(settings.redis_url),
@@ -228,6 +228,14 @@ def _database_work(what: str, work: Callable[[], object]) -> None:
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as problem:
         first_line = (str(getattr(problem, "orig", None) or problem).splitlines() or [type(problem).__name__])[0]
         raise LocalStackError(f"{what}: {first_line}") from None
+
+
+def _own_version() -> str | None:
+    try:
+        return importlib.metadata.version("dragonfly")
+    except importlib.metadata.PackageNotFoundError:
+        # Run from a checkout that nobody installed.
+        return None
 
 
 def _postgres_version(url: str | None) -> str | None:

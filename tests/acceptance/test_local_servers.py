@@ -104,6 +104,15 @@ def servers(home: Path) -> Iterator[Servers]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared(made_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Servers for tests that leave them as they are."""
+    home = tmp_path_factory.mktemp("shared") / "home"
+    shutil.copytree(made_home, home, copy_function=shutil.copy2)
+    with Servers(home) as running:
+        yield running
+
+
 def all_gone(processes: list[psutil.Process], *, within: float = 8) -> bool:
     _, alive = psutil.wait_procs(processes, timeout=within)
     return not [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
@@ -186,25 +195,25 @@ def test_a_stop_leaves_no_run_file_and_no_process(servers: Servers) -> None:
     assert all_gone(processes, within=0.5)
 
 
-def test_nothing_takes_a_connection_without_its_password(servers: Servers) -> None:
-    direct_url = servers.facts["database_direct_url"]
+def test_nothing_takes_a_connection_without_its_password(shared: Servers) -> None:
+    direct_url = shared.facts["database_direct_url"]
     user_part, _, place = direct_url.partition("@")
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(f"{user_part.rpartition(':')[0]}@{place}")
-    port = redis.Redis.from_url(servers.facts["redis_url"]).connection_pool.connection_kwargs["port"]
+    port = redis.Redis.from_url(shared.facts["redis_url"]).connection_pool.connection_kwargs["port"]
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(host="127.0.0.1", port=port, retry=None).ping()
 
 
-def test_what_the_home_keeps_is_for_its_owner_alone(servers: Servers) -> None:
-    assert servers.home.stat().st_mode & 0o777 == 0o700
+def test_what_the_home_keeps_is_for_its_owner_alone(shared: Servers) -> None:
+    assert shared.home.stat().st_mode & 0o777 == 0o700
     for name in ("secrets.json", "run.json", "lock"):
-        assert (servers.home / name).stat().st_mode & 0o777 == 0o600
-    for process in servers.tree():
+        assert (shared.home / name).stat().st_mode & 0o777 == 0o600
+    for process in shared.tree():
         assert "password" not in " ".join(process.cmdline()).lower()
 
 
-def test_the_bulk_load_settings_are_in_force(servers: Servers) -> None:
+def test_the_bulk_load_settings_are_in_force(shared: Servers) -> None:
     wanted = {
         "shared_buffers": "512MB",
         "max_wal_size": "4GB",
@@ -214,14 +223,14 @@ def test_the_bulk_load_settings_are_in_force(servers: Servers) -> None:
         "full_page_writes": "on",
         "server_encoding": "UTF8",
     }
-    with servers.database() as connection:
+    with shared.database() as connection:
         for name, value in wanted.items():
             found = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
             assert found == (value,), name
 
 
-def test_a_second_stack_on_the_same_home_is_refused(servers: Servers) -> None:
-    assert f"(pid {servers.process.pid}) already runs on {servers.home}" in refusal(servers.home)
+def test_a_second_stack_on_the_same_home_is_refused(shared: Servers) -> None:
+    assert f"(pid {shared.process.pid}) already runs on {shared.home}" in refusal(shared.home)
 
 
 def test_a_taken_port_is_refused(tmp_path: Path) -> None:
