@@ -57,6 +57,8 @@ class Home:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._short_run is not None:
+            shutil.rmtree(self._short_run, ignore_errors=True)
         self._release()
 
     def secret(self, name: str) -> str:
@@ -88,7 +90,10 @@ class Home:
         return folder
 
     def run_folder(self) -> Path:
-        """The 0700 folder for sockets and ready files: in the home, else, where that path is too long for a socket, in /tmp."""
+        """The 0700 folder for sockets and ready files: in the home, else, where that path is too long for a socket, in /tmp.
+
+        The latter goes when the home is released.
+        """
         inside = self.path / "run"
         if len(os.fsencode(inside)) <= _LONGEST_SOCKET_FOLDER:
             return self.folder("run")
@@ -115,8 +120,6 @@ class Home:
         """No stack runs here any more."""
         with contextlib.suppress(OSError):
             (self.path / _RUN_FILE).unlink(missing_ok=True)
-        if self._short_run is not None:
-            shutil.rmtree(self._short_run, ignore_errors=True)
 
     def _take(self) -> None:
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

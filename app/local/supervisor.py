@@ -120,9 +120,11 @@ class Supervisor:
         Returns 0 after SIGINT, SIGTERM or SIGHUP, and 1 after a child could not be kept up. Raises LocalStackError where
         the stack never became ready. Whatever happens, no child is left running.
         """
-        before = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # nohup means to outlive the terminal.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         ready = False
         try:
             while not self._signals:

@@ -340,6 +340,8 @@ def test_a_home_with_a_long_path_keeps_its_sockets_elsewhere(tmp_path: Path) -> 
         folder = Path(str(conninfo_to_dict(servers.facts["database_direct_url"])["host"]))
         assert not folder.is_relative_to(home)
         assert folder.stat().st_mode & 0o777 == 0o700
+        assert servers.end() == 0
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
