@@ -36,7 +36,7 @@ def page() -> Response:
     html = render_template(
         "api_docs.html",
         document=document,
-        operations=_operations(document),
+        operations=operations(document),
         schemas=document["components"]["schemas"],
         codes=CATALOGUE.values(),
     )
@@ -50,7 +50,7 @@ def _document() -> dict[str, Any]:
     return found
 
 
-def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
+def operations(document: dict[str, Any]) -> list[dict[str, Any]]:
     """Every operation with all it takes, references resolved."""
     found = []
     for path, item in document["paths"].items():

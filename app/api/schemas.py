@@ -146,7 +146,9 @@ class BatchQuery(Paged):
     status = fields.String(load_default=None, validate=OneOf(_STATES, error=f"Must be one of {', '.join(_STATES)}."))
     source = fields.String(load_default=None, validate=OneOf(SOURCES, error=f"Must be one of {', '.join(SOURCES)}."))
     file_hash = fields.String(
-        load_default=None, validate=Regexp("^[0-9a-f]{64}\\Z", error="Must be a SHA-256 in lower-case hex.")
+        load_default=None,
+        validate=Regexp("^[0-9a-f]{64}\\Z", error="Must be a SHA-256 in lower-case hex."),
+        metadata=_doc("SHA-256 of the file, in lower-case hex."),
     )
     q = PlainText(
         longest=255, load_default=None, metadata=_doc("Part of a file name, or the beginning of an id or a hash.")
@@ -157,7 +159,10 @@ class RetryBody(Strict):
     """How to try a failed batch again."""
 
     error_threshold_percent = fields.Integer(
-        strict=True, load_default=None, validate=Range(0, 100, error="Must be from 0 to 100.")
+        strict=True,
+        load_default=None,
+        validate=Range(0, 100, error="Must be from 0 to 100."),
+        metadata=_doc("A new error budget; without one the old one stays."),
     )
 
 
@@ -193,8 +198,10 @@ class CsvQuery(Strict):
 class ResolutionBody(Strict):
     """What became of a row error."""
 
-    resolved = StrictBoolean(required=True)
-    resolution_notes = PlainText(longest=2000, load_default=None, allow_none=True)
+    resolved = StrictBoolean(required=True, metadata=_doc("true resolves the error, false reopens it."))
+    resolution_notes = PlainText(
+        longest=2000, load_default=None, allow_none=True, metadata=_doc("Why; without it, what was noted before stays.")
+    )
 
 
 class ConflictSchema(Schema):
@@ -244,7 +251,9 @@ class CaseNumberFilter(PlainText):
 class JudgmentQuery(Paged):
     """Which judgments to list."""
 
-    case_number = CaseNumberFilter(longest=500, load_default=None)
+    case_number = CaseNumberFilter(
+        longest=500, load_default=None, metadata=_doc("In any spelling that the row contract takes.")
+    )
     batch_id = CanonicalUuid(load_default=None, metadata=_doc("Those that this batch inserted.", format="uuid"))
 
 

@@ -40,7 +40,16 @@ def api_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server with the schema, for this folder's tests."""
     sockets = Path(tempfile.mkdtemp(prefix="dfly-api-"))
     server = Postgres(
-        data=sockets / "data", sockets=sockets, password="owner", settings={"shared_buffers": "64MB", "fsync": "off"}
+        data=sockets / "data",
+        sockets=sockets,
+        password="owner",
+        settings={
+            "shared_buffers": "128MB",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "autovacuum": "off",
+            "jit": "off",
+        },
     )
     try:
         with server:
@@ -78,7 +87,9 @@ def service_engine(service_url: str) -> Iterator[Engine]:
 def engine(service_engine: Engine, owner_engine: Engine) -> Engine:
     """The application's engine on empty tables with one valid key."""
     with owner_engine.begin() as connection:
-        connection.execute(text("TRUNCATE intake.batches, public.judgments, ops.api_keys, ops.workers CASCADE"))
+        connection.execute(text("DELETE FROM public.judgments"))
+        for table in ("intake.batches", "ops.api_keys", "ops.workers"):
+            connection.execute(text(f"DELETE FROM {table}"))
         keys.ensure_key(connection, KEY, KEY_NAME)
     return service_engine
 

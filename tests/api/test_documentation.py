@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from flask import Flask
 from flask.testing import FlaskClient
 
+from app.api.reference import reference
 from app.errors import CATALOGUE
 
 
@@ -45,9 +47,9 @@ def test_problems_are_documented_as_problem_json(anonymous: FlaskClient) -> None
 def test_every_reference_of_the_document_leads_somewhere(anonymous: FlaskClient) -> None:
     response = anonymous.get("/api/openapi.json")
     document = response.get_json()
-    for reference in set(re.findall(r'"\$ref":\s*"#/([^"]+)"', response.get_data(as_text=True))):
+    for path in set(re.findall(r'"\$ref":\s*"#/([^"]+)"', response.get_data(as_text=True))):
         found = document
-        for part in reference.split("/"):
+        for part in path.split("/"):
             found = found[part]
         assert found
 
@@ -74,3 +76,8 @@ def test_the_readable_page_shows_every_call_and_code_and_loads_nothing_from_else
         assert f'id="{code}"' in page
     assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+
+def test_the_reference_page_is_the_document_s() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    assert page == reference(), "run: python -m app.api.reference > docs/reference/api.md"

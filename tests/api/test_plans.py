@@ -20,7 +20,7 @@ FEW_ROWS = 2_000
 _FILL = """
 INSERT INTO intake.batches (id, filename, source, file_hash, status, rejection_reason, completed_at, created_at,
     row_count_invalid, row_count_conflict, first_judgment_id, last_judgment_id)
-SELECT gen_random_uuid(), 'export ' || n || '.csv', (ARRAY['simplicity', 'jbi', 'foil', 'manual'])[n % 4 + 1],
+SELECT md5(n::text)::uuid, 'export ' || n || '.csv', (ARRAY['simplicity', 'jbi', 'foil', 'manual'])[n % 4 + 1],
     encode(sha256(n::text::bytea), 'hex'),
     CASE n % 100 WHEN 0 THEN 'failed' WHEN 1 THEN 'uploaded' ELSE 'completed' END,
     CASE n % 100 WHEN 0 THEN 'reason' END,
