@@ -134,6 +134,7 @@ def bars() -> Iterator[Screen]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[said]}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         tasks: dict[int, TaskID] = {}
+        worked_on: set[int] = set()
 
         def task(item: HandedIn) -> TaskID:
             if id(item) not in tasks:
@@ -148,6 +149,10 @@ def bars() -> Iterator[Screen]:
             def working(self, item: HandedIn) -> None:
                 batch = item.batch or {}
                 done = batch["progress"]
+                if id(item) not in worked_on:
+                    # The bar was full when the file was sent; its clock would stand still.
+                    worked_on.add(id(item))
+                    progress.reset(task(item))
                 # Rows are not known beforehand, so the bar goes by bytes and the text tells the rows.
                 progress.update(
                     task(item),

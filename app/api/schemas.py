@@ -147,7 +147,7 @@ class BatchQuery(Paged):
     source = fields.String(load_default=None, validate=OneOf(SOURCES, error=f"Must be one of {', '.join(SOURCES)}."))
     file_hash = fields.String(
         load_default=None,
-        validate=Regexp("^[0-9a-f]{64}\\Z", error="Must be a SHA-256 in lower-case hex."),
+        validate=Regexp("^[0-9a-f]{64}$", error="Must be a SHA-256 in lower-case hex."),
         metadata=_doc("SHA-256 of the file, in lower-case hex."),
     )
     q = PlainText(

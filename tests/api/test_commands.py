@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -274,3 +275,24 @@ def test_keys_without_a_database_are_one_sentence(dragonfly: Dragonfly) -> None:
     assert "The database of DATABASE_URL cannot be used" in absent.stderr
     assert "secret" not in absent.stderr
     assert dragonfly("keys", "list", DATABASE_URL="").returncode == 2
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_person_at_a_terminal_sees_a_bar_and_then_the_verdict(server_url: str, tmp_path: Path) -> None:
+    path = file(tmp_path, "one.csv")
+    controller, terminal = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "app.cli", "ingest", str(path), "--wait", "--home", str(tmp_path)],
+        env={**os.environ, "DRAGONFLY_URL": server_url, "DRAGONFLY_KEY": KEY, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(terminal)
+    shown = os.read(controller, 1_000_000).decode()
+    os.close(controller)
+    assert done.stdout == f"{path}: completed: 4,950 inserted, 0 duplicate, 50 errors\n"
+    assert "\u2501" in shown
+    assert "completed 5,000 rows" in shown
