@@ -76,19 +76,24 @@ class Screen(Protocol):
 
 
 def follow(
-    client: Client, items: Iterable[HandedIn], screen: Screen, pause: Callable[[float], None] = time.sleep
+    client: Client,
+    items: Iterable[HandedIn],
+    screen: Screen,
+    *,
+    pause: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Look at the batches until each is settled. A server that is away for a minute is waited for, then NoAnswerError."""
     waiting = [item for item in items if item.batch is not None]
-    answered = time.monotonic()
+    answered = clock()
     while waiting:
         for item in waiting:
             batch_id = (item.batch or {})["batch_id"]
             try:
                 item.batch = client.batch(batch_id)
-                answered = time.monotonic()
+                answered = clock()
             except NoAnswerError:
-                if time.monotonic() - answered > _PATIENCE_SECONDS:
+                if clock() - answered > _PATIENCE_SECONDS:
                     raise
             screen.working(item)
         waiting = [item for item in waiting if not item.is_settled]
