@@ -31,6 +31,13 @@ def settings() -> Settings:
     return _settings
 
 
+def tell_that_it_is_ready() -> None:
+    """Create the file, if one is named, for which the supervisor waits."""
+    ready_file = settings().ready_file
+    if ready_file is not None:
+        ready_file.touch()
+
+
 def worker_prefix() -> str:
     """What the names of all processes of this worker begin with, as they stand in lease_owner."""
     return f"{socket.gethostname()}/{_main_pid}/"

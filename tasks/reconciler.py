@@ -40,6 +40,8 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         """Begin, in the main process, after the pool has forked."""
         self._thread = threading.Thread(target=self._run, args=(parent,), name="reconciler", daemon=True)
         self._thread.start()
+        # From here on batches are worked on, whether a broker answers or not.
+        process.tell_that_it_is_ready()
 
     def stop(self, parent: Any) -> None:
         """End, and give back what the pool has left: its processes are gone, their batches are not."""

@@ -50,8 +50,6 @@ def _hand_over_in_time(**_: Any) -> None:
     timer.start()
 
 
-@signals.worker_ready.connect(weak=False)
 @signals.beat_init.connect(weak=False)
-def _tell_that_it_is_ready(**_: Any) -> None:
-    if settings.ready_file is not None:
-        settings.ready_file.touch()
+def _tell_that_beat_is_ready(**_: Any) -> None:
+    process.tell_that_it_is_ready()
