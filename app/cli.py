@@ -21,7 +21,7 @@ from app.key_commands import keys
 from app.local import LocalStackError, stack
 from app.local.console import Console
 from app.local.home import Home, read_run, running_pid
-from app.settings import Settings, SettingsError
+from app.settings import Settings, SettingsError, inherited_environment
 
 _ADMIN_KEY = "admin_key"
 _SHOWN = ""
@@ -145,10 +145,12 @@ def _fail(sentence: str) -> None:
 
 
 def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: int | None) -> stack.Wanted:
-    if settings.database_direct_url is not None and settings.database_url is None:
-        raise CouldNotError("DATABASE_DIRECT_URL is set but DATABASE_URL is not: set both, or neither.")
+    if (settings.database_direct_url is None) != (settings.database_url is None):
+        raise CouldNotError(
+            "Only one of DATABASE_URL and DATABASE_DIRECT_URL is set: set both, or neither for the local database."
+        )
     return stack.Wanted(
-        env={**os.environ, "DRAGONFLY_ENV": settings.env},
+        env={**inherited_environment(), "DRAGONFLY_ENV": settings.env},
         port=settings.port if port is None else port,
         killed_port=killed_port,
         workers=workers,

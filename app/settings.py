@@ -184,6 +184,11 @@ class Settings:
         return dataclasses.replace(self, **found)
 
 
+def inherited_environment() -> dict[str, str]:
+    """This process's environment, to hand on to programs that it starts."""
+    return dict(os.environ)
+
+
 def _values_from(layered: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for entry in dataclasses.fields(Settings):

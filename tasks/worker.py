@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import threading
+import warnings
 from typing import Any
 
 import structlog
@@ -18,6 +19,11 @@ from tasks.reconciler import Reconciler, hand_over
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
+
+# Celery warns root of pickled messages; these are JSON, and hold an id each.
+warnings.filterwarnings(
+    "ignore", message="You're running the worker with superuser privileges", category=RuntimeWarning
+)
 
 settings = Settings.load()
 process.begin(settings)
