@@ -1,4 +1,7 @@
-"""Settings: what can be configured, read once at a composition root; the only reader of the environment."""
+"""Settings: what can be configured, read once at a composition root; the only reader of the environment.
+
+``python -m app.settings`` prints them as docs/reference/settings.md.
+"""
 
 from __future__ import annotations
 
@@ -210,3 +213,36 @@ def read_run_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def settings_as_markdown() -> str:
+    """The settings as docs/reference/settings.md shows them: defaults as they stand in the code, nothing of this machine."""
+    lines = [
+        "# Settings",
+        "",
+        "Every variable that Dragonfly reads. Made from the fields in `app/settings.py` by",
+        "`python -m app.settings > docs/reference/settings.md`; a test holds this page to it.",
+        "",
+        "A variable is taken from the environment, else from `.env.dev` or `.env.prod` in the working directory, else from `.env`",
+        "there; an empty value counts as not set. `--home`, `--env` and `--port` win over their variables. An address that is",
+        "set nowhere is that of the local stack that runs on the home, if one does. A secret is a value to keep to yourself: it",
+        "is a key, or an address with a password in it.",
+        "",
+        "| variable | default | what it is for |",
+        "|---|---|---|",
+    ]
+    for entry in dataclasses.fields(Settings):
+        about = entry.metadata
+        secret = " Secret." if about["secret"] else ""
+        lines.append(f"| `{about['variable']}` | {_shown(entry.default)} | {about['doc']}.{secret} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "not set"
+    return f"`{','.join(default) if isinstance(default, tuple) else default}`"
+
+
+if __name__ == "__main__":
+    print(settings_as_markdown(), end="")
