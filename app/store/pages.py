@@ -25,6 +25,7 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    text,
     tuple_,
 )
 
@@ -160,7 +161,7 @@ def conflicts_page(connection: Connection, batch: Batch, *, limit: int, after: i
     if batch.status in FINISHED and not batch.row_count_conflict:
         return Page([], None)
     c = row_conflicts.c
-    query = select(row_conflicts).where(c.batch_id == batch.id, cast(c.fields, Text) != "{}")
+    query = select(row_conflicts).where(c.batch_id == batch.id, text("fields <> '{}'::jsonb"))
     if after is not None:
         query = query.where(c.row_index > after)
     rows = connection.execute(query.order_by(c.row_index).limit(limit + 1)).mappings().all()
