@@ -9,11 +9,12 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$candidate && break; done)
 
-.PHONY: help install up test lint lock clean
+.PHONY: help install up test campaign lint lock clean
 
 help:
 	@echo 'make up       set up and start everything; options as in: make up ARGS="--port 8001 --home /srv/dragonfly"'
 	@echo 'make test     set up and run every test; options as in: make test ARGS="tests/unit -x"'
+	@echo 'make campaign  the long form of the survival and overlap tests: ten killed workers, twenty rounds of overlapping files'
 	@echo 'make lint     ruff, mypy and the import rules'
 	@echo 'make install  the set-up alone; the command is then $(BIN)/dragonfly'
 	@echo 'make lock     write requirements.lock anew from pyproject.toml (needs uv)'
@@ -35,6 +36,10 @@ up: $(STAMP)
 
 test: $(STAMP)
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+campaign: $(STAMP)
+	@KILL_ROUNDS=10 KILL_LEASE_SECONDS=15 KILL_ROWS=200000 OVERLAP_ROUNDS=20 \
+		exec $(BIN)/python -m pytest -s tests/acceptance -k "taken_over or overlapping" $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

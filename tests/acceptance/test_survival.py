@@ -20,7 +20,7 @@ from tests.acceptance.pipeline import FINISHED, Document, Pipeline
 from tests.factories import clean_file
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
-"""``make kills ROUNDS=10`` runs the campaign."""
+"""``make campaign`` runs ten, with files of 200,000 rows and the usual lease."""
 LEASE_SECONDS = int(os.environ.get("KILL_LEASE_SECONDS", "3"))
 ROWS = int(os.environ.get("KILL_ROWS", "40000"))
 TAKEOVER_SECONDS = LEASE_SECONDS + 5
