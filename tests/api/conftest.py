@@ -5,16 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-import shutil
 import socket
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -26,78 +22,24 @@ from app.api import create_app
 from app.local.postgres import Postgres
 from app.settings import Settings
 from app.store import keys
-from app.store.blobs import Blobs, open_blobs
-from app.store.database import open_engine
-from app.store.schema import migrate
+from app.store.blobs import Blobs
 
 KEY = "the-key-of-these-tests-0123456789"
 KEY_NAME = "tests"
-SECRET = "service-role-password"
 
 
 @pytest.fixture(scope="session")
-def api_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server with the schema, for this folder's tests."""
-    sockets = Path(tempfile.mkdtemp(prefix="dfly-api-"))
-    server = Postgres(
-        data=sockets / "data",
-        sockets=sockets,
-        password="owner",
-        settings={
-            "shared_buffers": "128MB",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "autovacuum": "off",
-            "jit": "off",
-        },
-    )
-    try:
-        with server:
-            migrate(server.url())
-            with psycopg.connect(server.url(), autocommit=True) as connection:
-                connection.execute(f"ALTER ROLE service_role PASSWORD '{SECRET}'")
-            yield server
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def owner_engine(api_postgres: Postgres) -> Iterator[Engine]:
-    """The tables' owner, for what the application itself may not do."""
-    engine = open_engine(api_postgres.url(), pool_size=2)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def service_url(api_postgres: Postgres) -> str:
-    """The application's DATABASE_URL."""
-    return api_postgres.url("service_role", SECRET)
-
-
-@pytest.fixture(scope="session")
-def service_engine(service_url: str) -> Iterator[Engine]:
-    """The application's own engine."""
-    engine = open_engine(service_url, pool_size=5)
-    yield engine
-    engine.dispose()
+def api_postgres(postgres_server: Postgres) -> Postgres:
+    """The server of the whole run."""
+    return postgres_server
 
 
 @pytest.fixture
-def engine(service_engine: Engine, owner_engine: Engine) -> Engine:
+def engine(database: Engine, owner_engine: Engine) -> Engine:
     """The application's engine on empty tables with one valid key."""
     with owner_engine.begin() as connection:
-        connection.execute(text("DELETE FROM public.judgments"))
-        for table in ("intake.batches", "ops.api_keys", "ops.workers"):
-            connection.execute(text(f"DELETE FROM {table}"))
         keys.ensure_key(connection, KEY, KEY_NAME)
-    return service_engine
-
-
-@pytest.fixture
-def blobs(tmp_path: Path) -> Blobs:
-    """An empty store of files."""
-    return open_blobs(str(tmp_path / "blobs"))
+    return database
 
 
 @pytest.fixture
