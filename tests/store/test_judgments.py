@@ -1,0 +1,242 @@
+"""The judgments' target: all or none of a range, the keys that stand, and ids in one block."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from app.rows import AcceptedRow, Conflict, Kept, Outcome
+from app.store import judgments, row_errors
+from app.store.judgments import JudgmentTarget
+from tests.conftest import Look
+from tests.store.conftest import Batches
+
+
+def accepted(case_number: str, row_index: int = 0, **overrides: Any) -> AcceptedRow:
+    """A row as the engine hands it over."""
+    values = {
+        "plaintiff_name": "Harrow Lending LLC",
+        "defendant_name": "Ada Marlow",
+        "judgment_amount": "1234.50",
+        "judgment_date": "2024-01-31",
+        "court": None,
+        "county": "Kings",
+        **overrides,
+    }
+    return (case_number, row_index, row_index + 2, row_index + 2, 0, 10, *values.values())  # type: ignore[return-value]
+
+
+@pytest.fixture
+def batch_id(made: Batches) -> UUID:
+    """A batch that is loaded."""
+    return made.claimed().id
+
+
+@pytest.fixture
+def loading(database: Engine) -> Iterator[Connection]:
+    """A load's transaction, committed when it is left in good order."""
+    with database.begin() as connection:
+        yield connection
+
+
+class TestIds:
+    def test_a_block_begins_where_the_last_one_ended(self, database: Engine) -> None:
+        with database.begin() as connection:
+            first = judgments.reserve_ids(connection, 10)
+            assert judgments.reserve_ids(connection, 1) == first + 10
+            assert judgments.reserve_ids(connection, 5) == first + 11
+            assert judgments.reserve_ids(connection, 0) == first + 16
+
+    def test_blocks_taken_at_once_do_not_overlap(self, database: Engine) -> None:
+        def reserve(count: int) -> tuple[int, int]:
+            with database.begin() as connection:
+                first = judgments.reserve_ids(connection, count)
+            return first, first + count
+
+        with ThreadPoolExecutor(8) as pool:
+            blocks = sorted(pool.map(reserve, [1, 7, 100, 3] * 20))
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(blocks))
+        assert blocks[-1][1] - blocks[0][0] == 111 * 20
+
+
+class TestInsert:
+    def test_every_value_arrives_as_it_is(self, loading: Connection, batch_id: UUID, look: Look) -> None:
+        awkward = "tab\tline\nreturn\rback\\slash \\N \\. 'quote' \"é\" \U0001f600"
+        rows = [
+            accepted("C-1", 3, plaintiff_name=None, judgment_date=None, court=None, county=None),
+            accepted("C-2", 1, defendant_name=awkward, court="", judgment_amount="999999999999.99"),
+        ]
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        assert target.insert(rows) is Outcome.LOADED
+        loading.commit()
+        assert look.rows(
+            "SELECT id, case_number, plaintiff_name, defendant_name, judgment_amount, judgment_date::text, court, county,"
+            " batch_id, row_index, line_number FROM public.judgments ORDER BY id"
+        ) == [
+            (501, "C-1", None, "Ada Marlow", Decimal("1234.50"), None, None, None, batch_id, 3, 5),
+            (502, "C-2", "Harrow Lending LLC", awkward, Decimal("999999999999.99"), "2024-01-31", "", "Kings", batch_id, 1, 3),
+        ]  # fmt: skip
+
+    def test_a_taken_key_inserts_nothing_and_uses_no_id(
+        self, loading: Connection, batch_id: UUID, made: Batches, look: Look
+    ) -> None:
+        made.put_judgment(uuid4(), 1, case_number="C-2")
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        assert target.insert([accepted("C-1"), accepted("C-2"), accepted("C-3")]) is Outcome.KEY_TAKEN
+        assert target.insert([accepted("C-1"), accepted("C-3")]) is Outcome.LOADED
+        loading.commit()
+        assert look.rows("SELECT id, case_number FROM public.judgments ORDER BY id") == [
+            (1, "C-2"),
+            (501, "C-1"),
+            (502, "C-3"),
+        ]
+
+    @pytest.mark.parametrize(
+        "refused",
+        [{"judgment_amount": "1234567890123.00"}, {"judgment_date": "2024-02-31"}, {"defendant_name": "\x00"}],
+    )
+    def test_a_row_that_the_database_refuses_refuses_the_range(
+        self, loading: Connection, batch_id: UUID, look: Look, refused: dict[str, str]
+    ) -> None:
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        assert target.insert([accepted("C-1"), accepted("C-2", **refused)]) is Outcome.REFUSED
+        assert target.insert([accepted("C-3")]) is Outcome.LOADED
+        loading.commit()
+        assert look.rows("SELECT id, case_number FROM public.judgments") == [(501, "C-3")]
+
+    def test_it_says_that_it_moves(self, loading: Connection, batch_id: UUID) -> None:
+        moves: list[None] = []
+        target = JudgmentTarget(loading, batch_id, first_id=1, alive=lambda: moves.append(None))
+        target.insert(accepted(f"C-{number:06}", number, defendant_name="x" * 400) for number in range(2_000))
+        assert len(moves) > 5
+
+    def test_what_loses_the_claim_ends_it(self, loading: Connection, batch_id: UUID) -> None:
+        def lost() -> None:
+            raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            JudgmentTarget(loading, batch_id, first_id=1, alive=lost).insert([accepted("C-1")])
+        loading.rollback()
+
+    def test_an_unavailable_database_is_no_refusal(self, database: Engine, batch_id: UUID, look: Look) -> None:
+        with database.connect() as connection:
+            target = JudgmentTarget(connection, batch_id, first_id=1)
+            ((pid,),) = connection.execute(text("SELECT pg_backend_pid()"))
+            look.rows("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
+            with pytest.raises(psycopg.OperationalError):
+                target.insert([accepted("C-1")])
+            connection.invalidate()
+
+
+class TestInsertAbsent:
+    def test_it_leaves_out_what_stands_and_names_it(
+        self, loading: Connection, batch_id: UUID, made: Batches, look: Look
+    ) -> None:
+        made.put_judgment(uuid4(), 1, case_number="C-2")
+        made.put_judgment(uuid4(), 2, case_number="C-4")
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        rows = [accepted(f"C-{number}", number) for number in range(1, 6)]
+        assert target.insert_absent(rows) == (Outcome.LOADED, {"C-2", "C-4"})
+        loading.commit()
+        assert look.rows("SELECT case_number FROM public.judgments WHERE batch_id = :id ORDER BY 1", id=batch_id) == [
+            ("C-1",),
+            ("C-3",),
+            ("C-5",),
+        ]
+
+    def test_it_may_be_called_again_in_one_load(self, loading: Connection, batch_id: UUID, look: Look) -> None:
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        assert target.insert_absent([accepted("C-1")]) == (Outcome.LOADED, set())
+        assert target.insert_absent([accepted("C-1"), accepted("C-2")]) == (Outcome.LOADED, {"C-1"})
+        loading.commit()
+        assert look.rows("SELECT count(DISTINCT id), count(*) FROM public.judgments") == [(2, 2)]
+
+    def test_a_refused_row_inserts_none(self, loading: Connection, batch_id: UUID) -> None:
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        refused = accepted("C-2", judgment_amount="1234567890123.00")
+        assert target.insert_absent([accepted("C-1"), refused]) == (Outcome.REFUSED, set())
+        assert target.taken(["C-1", "C-2"]) == set()
+
+
+class TestWhatStands:
+    def test_taken_names_the_keys_that_stand(self, loading: Connection, batch_id: UUID, made: Batches) -> None:
+        made.put_judgment(uuid4(), 1, case_number="C-2")
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        target.insert([accepted("C-1")])
+        assert target.taken(["C-1", "C-2", "C-3", "c-2"]) == {"C-1", "C-2"}
+        assert target.taken([]) == set()
+
+    def test_kept_gives_their_values_as_texts(self, loading: Connection, batch_id: UUID, made: Batches) -> None:
+        other = uuid4()
+        made.put_judgment(other, 1, case_number="C-1", row_index=9, judgment_date="2024-01-31", judgment_amount="7")
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        assert target.kept(["C-1", "C-2"]) == {
+            "C-1": Kept(other, 9, (None, "Ada Marlow", "7.00", "2024-01-31", None, None))
+        }
+
+    def test_duplicates_are_kept_with_their_differences(self, loading: Connection, batch_id: UUID, look: Look) -> None:
+        other = uuid4()
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        fields = {"defendant_name": ["Ada", 'Bé"la\\'], "court": [None, "Civil"]}
+        target.add_conflicts([Conflict(4, "C-1", other, 2, fields), Conflict(5, "C-2", batch_id, 1, {})])
+        loading.commit()
+        assert look.rows(
+            "SELECT batch_id, row_index, case_number, kept_batch_id, kept_row_index, fields"
+            " FROM intake.row_conflicts ORDER BY row_index"
+        ) == [(batch_id, 4, "C-1", other, 2, fields), (batch_id, 5, "C-2", batch_id, 1, {})]
+
+
+class TestTotals:
+    def test_they_count_the_batchs_own_within_its_block(self, database: Engine, made: Batches) -> None:
+        batch_id, other = uuid4(), uuid4()
+        for number, owner in enumerate([batch_id, batch_id, other, batch_id], start=1):
+            made.put_judgment(owner, number, judgment_amount="10.05")
+        with database.begin() as connection:
+            assert judgments.totals(connection, batch_id, 1, 3) == (2, Decimal("20.10"))
+            assert judgments.totals(connection, batch_id, 50, 60) == (0, Decimal(0))
+
+
+class TestBeginLoad:
+    def test_its_settings_end_with_the_transaction(self, database: Engine, batch_id: UUID) -> None:
+        names = "SELECT current_setting('application_name'), current_setting('lock_timeout')"
+        with database.connect() as connection:
+            with connection.begin():
+                judgments.begin_load(connection, batch_id, 3)
+                assert connection.execute(text(names)).one() == (f"dragonfly:{batch_id}:3", "1min")
+            with connection.begin():
+                assert connection.execute(text(names)).one() == ("", "0")
+
+
+class TestRowErrors:
+    def test_they_are_stored_and_counted(self, database: Engine, batch_id: UUID, look: Look) -> None:
+        found = [
+            (
+                number,
+                number + 2,
+                number + 2,
+                "PARSE_ERROR",
+                "Row: x",
+                "parse",
+                '{"_raw": "a\\\\b\\t"}',
+                b"\x00\xffa\\b\t\n",
+            )
+            for number in range(2_500)
+        ]
+        ticks: list[None] = []
+        with database.begin() as connection:
+            row_errors.store(connection, batch_id, found, lambda: ticks.append(None))
+            assert row_errors.count(connection, batch_id) == 2_500
+            assert row_errors.count_conflicts(connection, batch_id) == 0
+        assert len(ticks) >= 3
+        assert look.rows(
+            "SELECT row_index, line_number, row_number, error_code, error_message, error_stage, raw_data, raw, resolved_at"
+            " FROM intake.row_errors WHERE row_index = 2499"
+        ) == [(2499, 2501, 2501, "PARSE_ERROR", "Row: x", "parse", {"_raw": "a\\b\t"}, b"\x00\xffa\\b\t\n", None)]

@@ -1,0 +1,65 @@
+"""The workers' heartbeat rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Engine
+
+from app.store import workers
+from tests.conftest import Look
+
+
+def seen(engine: Engine, **overrides: Any) -> None:
+    values: dict[str, Any] = {
+        "name": "host/1/",
+        "host": "host",
+        "pid": 1,
+        "queues": ["high", "low"],
+        "concurrency": 2,
+        "version": "0.1.0",
+        "broker": True,
+        **overrides,
+    }
+    with engine.begin() as connection:
+        workers.seen(connection, **values)
+
+
+def test_a_worker_has_one_row_that_is_kept_fresh(database: Engine, look: Look) -> None:
+    seen(database)
+    ((started, first),) = look.rows("SELECT started_at, last_seen_at FROM ops.workers")
+    seen(database)
+    assert look.rows("SELECT name, host, pid, queues, concurrency, version FROM ops.workers") == [
+        ("host/1/", "host", 1, ["high", "low"], 2, "0.1.0")
+    ]
+    ((started_still, later),) = look.rows("SELECT started_at, last_seen_at FROM ops.workers")
+    assert started_still == started
+    assert later > first
+
+
+def test_the_broker_was_seen_when_it_last_answered(database: Engine, look: Look) -> None:
+    seen(database, broker=False)
+    assert look.rows("SELECT broker_seen_at FROM ops.workers") == [(None,)]
+    seen(database, broker=True)
+    ((then,),) = look.rows("SELECT broker_seen_at FROM ops.workers")
+    assert then is not None
+    seen(database, broker=False)
+    assert look.rows("SELECT broker_seen_at FROM ops.workers") == [(then,)]
+
+
+def test_a_worker_that_stops_in_good_order_leaves_no_row(database: Engine, look: Look) -> None:
+    seen(database)
+    seen(database, name="host/10/")
+    with database.begin() as connection:
+        workers.gone(connection, "host/1/")
+    assert look.rows("SELECT name FROM ops.workers") == [("host/10/",)]
+
+
+def test_one_not_seen_for_a_day_is_forgotten(database: Engine, look: Look) -> None:
+    seen(database)
+    seen(database, name="host/10/")
+    look.change("UPDATE ops.workers SET last_seen_at = clock_timestamp() - interval '25 hours' WHERE name = 'host/1/'")
+    look.change("UPDATE ops.workers SET last_seen_at = clock_timestamp() - interval '23 hours' WHERE name = 'host/10/'")
+    with database.begin() as connection:
+        assert workers.forget_gone(connection) == 1
+    assert look.rows("SELECT name FROM ops.workers") == [("host/10/",)]
