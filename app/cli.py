@@ -116,8 +116,9 @@ def info(settings: Settings, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     for name, value in facts.items():
-        text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{name:<20} {text if text is not None else 'not set'}")
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {part}" for key, part in value.items() if part is not None)  # noqa: PLW2901
+        click.echo(f"{name:<20} {value or 'not set'}")
 
 
 for command in (ingest, retry, cancel, keys):

@@ -112,8 +112,8 @@ _CATALOGUE = (
     ErrorCode(
         "POISONED",
         "file",
-        "Processing ended without a word three times.",
-        "Ask an engineer: the worker was killed each time. Nothing of the file was loaded.",
+        "Processing ended without a result three times.",
+        "Ask an engineer: the worker died or failed each time. Nothing of the file was loaded.",
     ),
     # Request codes.
     ErrorCode(
@@ -204,7 +204,11 @@ REQUEST_CODES: tuple[str, ...] = tuple(entry.code for entry in _CATALOGUE if ent
 
 
 class FileRefusedError(Exception):
-    """A whole file is refused; ``code`` is one of FILE_CODES and ``reason`` says it in words, without any cell."""
+    """A whole file is refused; ``code`` is one of FILE_CODES and ``reason`` says it in words.
+
+    The reason may name the headers found, which in a file without a header are the cells of its first row: it is shown
+    to those who may see the batch, and never logged.
+    """
 
     def __init__(self, code: str, reason: str) -> None:
         if code not in FILE_CODES:

@@ -46,17 +46,21 @@ class HandedIn:
         batch = self.batch or {}
         status = batch.get("status")
         if status == State.COMPLETED and "row_count_inserted" in batch:
+            errors = batch["row_count_invalid"]
             said = (
                 f"completed: {batch['row_count_inserted']:,} inserted, {batch['row_count_duplicate']:,} duplicate, "
-                f"{batch['row_count_invalid']:,} errors"
+                f"{errors:,} error{'' if errors == 1 else 's'} (batch {batch.get('batch_id')})"
             )
         elif status == State.FAILED and batch.get("rejection_reason"):
-            said = f"failed {batch.get('rejection_code')}: {batch['rejection_reason']}"
+            said = f"failed {batch.get('rejection_code')}: {batch['rejection_reason']} (batch {batch.get('batch_id')})"
         elif status == State.UPLOADED:
             said = f"accepted as batch {batch.get('batch_id')}"
         else:
             said = f"{status}, batch {batch.get('batch_id')}"
-        return f"already uploaded as batch {batch.get('batch_id')}; {said}" if self.is_duplicate else said
+        if not self.is_duplicate:
+            return said
+        known = f"already uploaded as batch {batch.get('batch_id')}; {said}"
+        return f"{known}; --force ingests it again" if status == State.CANCELLED else known
 
     def document(self) -> Document:
         """For --json."""

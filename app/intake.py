@@ -20,7 +20,8 @@ from uuid import UUID
 import psycopg
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.batch import Ledger, State, verdict
 from app.block import Reader
@@ -38,8 +39,19 @@ from app.store.blobs import BlobMissingError, Blobs, Incoming, StorageError
 
 log = structlog.get_logger()
 
-# What ends an attempt without being the file's fault or ours: the batch is released and tried again later.
-_SURROUNDINGS = (SQLAlchemyError, psycopg.Error, StorageError, OSError)
+# What ends an attempt without being the file's fault or ours: the batch is released and tried again later. A database
+# error that is about data or statements is a defect, and counts: it would come again for ever.
+_SURROUNDINGS = (
+    OperationalError,
+    InterfaceError,
+    InternalError,
+    PoolTimeoutError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    StorageError,
+    OSError,
+)
 _RELEASE_TRIES = 30
 _UPLOAD_AGAIN = "upload it again from the original, then retry the batch."
 
@@ -136,6 +148,19 @@ def ingest(workshop: Workshop, batch_id: UUID) -> State | None:
             return None
     log.info("batch ended", batch_id=str(batch.id), state=state.value)
     return state
+
+
+def sweep_spool(workshop: Workshop) -> None:
+    """Remove what attempts that are over have left on this machine's disk: a killed worker cannot do it itself.
+
+    Raises SQLAlchemy's errors.
+    """
+    for folder in Spool.folders(workshop.spool):
+        with workshop.engine.begin() as connection:
+            held = batches.is_held(connection, folder.batch_id, folder.fence)
+        if not held:
+            log.info("spool swept", batch_id=str(folder.batch_id), fence=folder.fence)
+            folder.remove()
 
 
 def _claim(workshop: Workshop, batch_id: UUID) -> Batch | None:

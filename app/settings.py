@@ -139,8 +139,11 @@ class Settings:
             layered["DRAGONFLY_HOME"] = str(home)
         values = {**_values_from(layered), **overrides}
         settings = cls(**values)
-        absolute_home = settings.home.expanduser().absolute()
-        return dataclasses.replace(settings, home=absolute_home)._with_running_stack()
+        settings = dataclasses.replace(settings, home=settings.home.expanduser().absolute())
+        if settings.storage_url is not None and "://" not in settings.storage_url:
+            folder = Path(settings.storage_url).expanduser().absolute()
+            settings = dataclasses.replace(settings, storage_url=str(folder))
+        return settings._with_running_stack()
 
     @property
     def run_file(self) -> Path:

@@ -9,7 +9,9 @@ from uuid import UUID
 
 import structlog
 from celery import Celery
+from kombu.exceptions import ChannelError
 
+from app.batch import PRIORITIES
 from tasks.ingest import NAME
 
 log = structlog.get_logger()
@@ -28,6 +30,21 @@ def publish(celery: Celery, batch_id: UUID, priority: str) -> bool:
         log.warning("hint not sent", batch_id=str(batch_id), problem=type(problem).__name__)
         return False
     return True
+
+
+def waiting(celery: Celery) -> int | None:
+    """How many hints wait in the broker's queues; None where it does not answer within its timeouts."""
+    try:
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
+            channel = connection.default_channel
+            return sum(int(channel.queue_declare(name, passive=True).message_count) for name in PRIORITIES)
+    except ChannelError:
+        # No worker has declared its queues yet.
+        return 0
+    except Exception as problem:
+        log.warning("broker does not answer", problem=type(problem).__name__)
+        return None
 
 
 class Hinter:

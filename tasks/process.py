@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 
 from sqlalchemy import Engine
@@ -13,15 +14,17 @@ from app.settings import Settings
 from app.store.blobs import open_blobs
 from app.store.database import open_engine
 
-_main_pid = os.getpid()
+_name = ""
 _settings: Settings | None = None
 _made: tuple[int, Workshop] | None = None
 
 
 def begin(settings: Settings) -> None:
     """Called by the composition root, in the main process, before it forks."""
-    global _settings, _main_pid
-    _settings, _main_pid = settings, os.getpid()
+    global _settings, _name  # noqa: PLW0603
+    _settings = settings
+    # The last part tells containers apart that share a host name and all have process 1.
+    _name = f"{socket.gethostname()}/{os.getpid()}-{secrets.token_hex(3)}/"
 
 
 def settings() -> Settings:
@@ -40,7 +43,7 @@ def tell_that_it_is_ready() -> None:
 
 def worker_prefix() -> str:
     """What the names of all processes of this worker begin with, as they stand in lease_owner."""
-    return f"{socket.gethostname()}/{_main_pid}/"
+    return _name
 
 
 def workshop() -> Workshop:

@@ -8,7 +8,9 @@ import importlib.metadata
 import os
 import socket
 import threading
+import time
 from typing import Any
+from uuid import UUID
 
 import structlog
 from celery import bootsteps
@@ -17,12 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import intake
 from app.store import batches, workers
 from tasks import process
-from tasks.app import GRACE_SECONDS, QUEUES
-from tasks.hints import publish
+from tasks.app import QUEUES
+from tasks.hints import publish, waiting
 
 log = structlog.get_logger()
 
 _LONGEST_TICK_SECONDS = 2.0
+_SWEEP_SECONDS = 60.0
+_ENOUGH_WAITING = 200
+"""With so many messages in the queues nobody is idle: hinting again would only pile them up in the broker."""
 
 
 class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -34,6 +39,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(parent, **kwargs)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._worker: threading.Thread | None = None
         self._broker_answers = True
 
     def start(self, parent: Any) -> None:
@@ -44,26 +50,25 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         process.tell_that_it_is_ready()
 
     def stop(self, parent: Any) -> None:
-        """End, and give back what the pool has left: its processes are gone, their batches are not."""
+        """End. The pool, which stops after this step, may still be at work: see ``hand_over``."""
         self._stopping.set()
         if self._thread is not None:
-            self._thread.join(timeout=GRACE_SECONDS)
-        hand_over()
-        try:
-            with process.engine().begin() as connection:
-                workers.gone(connection, process.worker_prefix())
-        except SQLAlchemyError as trouble:
-            log.warning("worker row left", trouble=type(trouble).__name__)
+            self._thread.join(timeout=_LONGEST_TICK_SECONDS)
 
     def terminate(self, parent: Any) -> None:
-        """As stop: a cold shutdown leaves leases too."""
+        """A cold shutdown waits for nobody: what the pool has is handed over at once."""
         self.stop(parent)
+        hand_over()
 
     def _run(self, parent: Any) -> None:
         tick = min(_LONGEST_TICK_SECONDS, process.settings().lease_seconds / 5)
+        swept = -_SWEEP_SECONDS
         while not self._stopping.wait(tick):
             try:
                 self._tick(parent)
+                if time.monotonic() - swept >= _SWEEP_SECONDS:
+                    swept = time.monotonic()
+                    intake.sweep_spool(process.workshop())
             except SQLAlchemyError as trouble:
                 log.warning("reconciler waits for the database", trouble=type(trouble).__name__)
             except Exception as defect:
@@ -83,23 +88,39 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 version=importlib.metadata.version("dragonfly"),
                 broker=self._broker_answers,
             )
+        if self._broker_answers:
+            in_queues = waiting(parent.app)
+            self._broker_answers = in_queues is not None
+            if in_queues is not None and in_queues >= _ENOUGH_WAITING:
+                return
+        with engine.begin() as connection:
             due = batches.take_unhinted(connection)
-        unsent = []
+        if due and not self._hint(parent, due):
+            self._work_without_broker()
+
+    def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> bool:
+        """Publish; whether the broker took them all. What it did not take counts as unhinted again."""
         for number, (batch_id, priority) in enumerate(due):
             self._broker_answers = publish(parent.app, batch_id, priority)
             if not self._broker_answers:
-                unsent = due[number:]
-                break
-        if due:
-            log.info("hinted again", batches=len(due) - len(unsent), unsent=len(unsent))
-        if not unsent:
+                with process.engine().begin() as connection:
+                    for unsent, _ in due[number:]:
+                        batches.forget_hint(connection, unsent)
+                return False
+        log.info("hinted again", batches=len(due))
+        return True
+
+    def _work_without_broker(self) -> None:
+        """Ingest the next batch in this process, one at a time, beside the ticks."""
+        if self._worker is not None and self._worker.is_alive():
             return
-        with engine.begin() as connection:
-            for batch_id, _ in unsent:
-                batches.forget_hint(connection, batch_id)
+        with process.engine().begin() as connection:
             chosen = batches.next_claimable(connection)
         if chosen is not None:
-            intake.ingest(process.workshop(), chosen)
+            self._worker = threading.Thread(
+                target=intake.ingest, args=(process.workshop(), chosen), name="ingest", daemon=True
+            )
+            self._worker.start()
 
 
 def hand_over() -> None:
@@ -112,3 +133,13 @@ def hand_over() -> None:
         return
     for batch_id in returned:
         log.info("batch handed over", batch_id=str(batch_id))
+
+
+def sign_off() -> None:
+    """The worker has stopped: whatever its pool has left is handed over, and its row goes."""
+    hand_over()
+    try:
+        with process.engine().begin() as connection:
+            workers.gone(connection, process.worker_prefix())
+    except SQLAlchemyError as trouble:
+        log.warning("worker row left", trouble=type(trouble).__name__)

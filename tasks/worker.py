@@ -14,7 +14,7 @@ from celery import signals
 from app.settings import Settings
 from tasks import process
 from tasks.app import GRACE_SECONDS, configure
-from tasks.reconciler import Reconciler, hand_over
+from tasks.reconciler import Reconciler, hand_over, sign_off
 
 log = structlog.get_logger()
 
@@ -54,6 +54,11 @@ def _hand_over_in_time(**_: Any) -> None:
     timer = threading.Timer(GRACE_SECONDS, hand_over)
     timer.daemon = True
     timer.start()
+
+
+@signals.worker_shutdown.connect(weak=False)
+def _sign_off(**_: Any) -> None:
+    sign_off()
 
 
 @signals.beat_init.connect(weak=False)

@@ -30,8 +30,8 @@ from app.store.database import open_engine
 
 WEB_THREADS = 32
 """The threads of the web server; uploads take at most three quarters of them."""
-POOL_SIZE = 10
-"""Fewer than the threads: a request holds a connection for milliseconds, and never while it reads a body."""
+POOL_SIZE = WEB_THREADS
+"""One for each thread: receiving a file holds a connection while an object store copies it."""
 _OPEN_BLUEPRINTS = frozenset({"health", "docs"})
 _DESCRIPTION = (
     "Takes vendor exports of court judgments in and tells what became of every row. "
@@ -72,7 +72,7 @@ def create_app(
     own = parts.Parts(
         settings=settings,
         engine=engine or open_engine(settings.require_database_url(), pool_size=POOL_SIZE),
-        blobs=blobs or open_blobs(settings.storage),
+        blobs=open_blobs(settings.storage) if blobs is None else blobs,
         enqueue=enqueue,
         upload_slots=Slots(max(1, web_threads * 3 // 4)),
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import UUID
 
 from app.rows import AcceptedRow, RowError
 
@@ -206,6 +207,31 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @staticmethod
+    def folders(root: Path) -> list[SpoolFolder]:
+        """What stands on the disk under ``root``, of attempts that run and of those that were killed."""
+        found = []
+        for path in root.glob("*-*"):
+            batch_id, _, fence = path.name.rpartition("-")
+            try:
+                found.append(SpoolFolder(path, UUID(batch_id), int(fence)))
+            except ValueError:
+                continue
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolFolder:
+    """The folder of one attempt, as found on the disk."""
+
+    path: Path
+    batch_id: UUID
+    fence: int
+
+    def remove(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def _rows_of(run: _ChunkFile) -> Iterator[AcceptedRow]:

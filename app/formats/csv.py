@@ -131,12 +131,19 @@ class CsvReader:
         self._width = len(self.mapping.headers)
 
     def blocks(self) -> Iterator[Block]:
+        """As Reader.blocks; what was read before a limit was met comes first."""
         window = self._window
         while not window.exhausted():
             window.fill()
             block = Block(window.data, window.offset)
-            self._fill_block(block)
+            refusal: FileRefusedError | None = None
+            try:
+                self._fill_block(block)
+            except FileRefusedError as found:
+                refusal = found
             yield block
+            if refusal is not None:
+                raise refusal
 
     def bytes_read(self) -> int:
         return self._window.offset + self._window.position
@@ -152,7 +159,7 @@ class CsvReader:
             "encoding": self._encoding,
             "delimiter": self._delimiter.decode(),
             "header_line": self._header_line,
-            "headers": [header.replace("\x00", "\u2400") for header in headers],
+            "headers": list(headers),
             "mapping": {name: headers[column] for name, column in self.mapping.columns.items()},
             "unmapped_headers": self.mapping.unmapped,
             "template_version": TEMPLATE_VERSION,
@@ -230,7 +237,9 @@ class CsvReader:
             warnings.append("the header has a broken quote; its columns were split without regard to quotes")
         if any(not _is_utf8(cell) for cell in scan.cells):
             warnings.append("a header is not UTF-8; its other bytes stand as \\xNN")
-        return [cell.decode(errors="backslashreplace") for cell in scan.cells], scan.end, warnings
+        # NUL is shown, for the database takes none.
+        headers = [cell.decode(errors="backslashreplace").replace("\x00", "\u2400") for cell in scan.cells]
+        return headers, scan.end, warnings
 
     def _line_at(self, position: int) -> bytes:
         """The physical line at the position, line end included. Raises FileRefusedError (LIMIT_EXCEEDED)."""

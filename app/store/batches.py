@@ -113,6 +113,18 @@ def get(connection: Connection, batch_id: UUID) -> Batch | None:
     return _one(connection, "SELECT * FROM intake.batches WHERE id = :id", id=batch_id)
 
 
+def is_held(connection: Connection, batch_id: UUID, fence: int) -> bool:
+    """Whether an attempt with this fence holds the batch."""
+    return bool(
+        connection.scalar(
+            text(
+                f"SELECT EXISTS (SELECT FROM intake.batches WHERE id = :id AND fence = :fence AND status IN {_RUNNING})"
+            ),
+            {"id": batch_id, "fence": fence},
+        )
+    )
+
+
 def first_of(connection: Connection, file_hash: str) -> Batch | None:
     """The first, unforced batch of these bytes, or None."""
     return _one(connection, "SELECT * FROM intake.batches WHERE file_hash = :hash AND NOT forced", hash=file_hash)

@@ -132,14 +132,23 @@ class FolderBlobs:
         return key
 
     def read(self, key: str) -> Iterator[bytes]:
-        with _disk("read a file"), (self._root / key).open("rb", buffering=0) as file:
+        with _disk("read a file"), self._open(key) as file:
             while piece := file.read(READ_BYTES):
                 yield piece
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        with _disk("read a file"), (self._root / key).open("rb") as file:
+        with _disk("read a file"), self._open(key) as file:
             file.seek(start)
             return file.read(end - start)
+
+    def _open(self, key: str) -> BinaryIO:
+        try:
+            return (self._root / key).open("rb", buffering=0)
+        except FileNotFoundError:
+            if not (self._root / "incoming").is_dir():
+                # A folder that is not mounted has lost no file.
+                raise StorageError(f"could not read a file: {self._root} is not there") from None
+            raise
 
     def check(self) -> None:
         with _disk("reach the folder"):

@@ -23,7 +23,7 @@ ALTER TABLE intake.batches
     ADD COLUMN not_before timestamptz,
     ADD COLUMN hinted_at timestamptz;
 COMMENT ON COLUMN intake.batches.setbacks IS
-    'attempts in a row that the surroundings ended (database, storage, disk, shutdown): they set the backoff';
+    'attempts in a row that ended early and were given back: they set the backoff';
 COMMENT ON COLUMN intake.batches.not_before IS 'the end of that backoff: not claimable earlier';
 CREATE UNIQUE INDEX batches_file_hash_key ON intake.batches (file_hash) WHERE NOT forced;
 -- What the reconciler looks for: few rows of many, whatever the table's size.

@@ -219,6 +219,16 @@ def test_a_stop_hands_the_running_batch_over_and_the_next_start_completes_it(tmp
         second.stop()
 
 
+def test_a_stop_lets_a_short_batch_end(tmp_path: Path) -> None:
+    running = Pipeline(tmp_path / "home", workers=1)
+    batch_id = running.upload(clean_file(60_000, seed=71, start=71_000_000))["batch_id"]
+    wait_for_state(running, batch_id, "validating")
+    running.stop()
+    log = running.log.read_text()
+    assert f"batch_id={batch_id} state=completed" in log
+    assert "batch handed over" not in log
+
+
 def test_no_cell_of_a_row_reaches_the_logs(killed: Pipeline) -> None:
     secret = "Zyxwvut Qponmlk"
     content = f"case_number,defendant_name,judgment_amount\nSECRET-1,{secret},5\nSECRET-1,{secret},x\n".encode()

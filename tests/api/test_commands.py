@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -156,10 +157,12 @@ def test_ingest_waits_for_verdicts_and_fails_where_one_file_failed(dragonfly: Dr
     good, bad = file(tmp_path, "good.csv"), file(tmp_path, "bad.csv")
     done = dragonfly("ingest", good, bad, "--wait")
     assert done.returncode == 1
-    assert done.stdout.splitlines() == [
+    told = [re.sub(r" \(batch [0-9a-f-]{36}\)$", "", line) for line in done.stdout.splitlines()]
+    assert told == [
         f"{good}: completed: 4,950 inserted, 0 duplicate, 50 errors",
         f"{bad}: failed ERROR_BUDGET_EXCEEDED: Error rate 15.0% exceeded the 10% budget (150 of 1,000 rows)",
     ]
+    assert len(re.findall(r"\(batch [0-9a-f-]{36}\)$", done.stdout, re.MULTILINE)) == 2
     assert "good.csv: sending" in done.stderr
     assert "good.csv: completed, batch " in done.stderr
 
@@ -293,6 +296,6 @@ def test_a_person_at_a_terminal_sees_a_bar_and_then_the_verdict(server_url: str,
     os.close(terminal)
     shown = os.read(controller, 1_000_000).decode()
     os.close(controller)
-    assert done.stdout == f"{path}: completed: 4,950 inserted, 0 duplicate, 50 errors\n"
+    assert done.stdout.startswith(f"{path}: completed: 4,950 inserted, 0 duplicate, 50 errors (batch ")
     assert "\u2501" in shown
     assert "completed 5,000 rows" in shown
