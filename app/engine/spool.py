@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from uuid import UUID
 
 from app.rows import AcceptedRow, RowError
@@ -27,29 +27,20 @@ class _ChunkFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: BinaryIO | None = path.open("wb")
-        self._offset = 0
+        self.size = 0
 
     def append(self, rows: list[Any]) -> int:
-        """Write one chunk; returns its offset."""
-        if self._file is None:
-            self._file = self._path.open("ab")
+        """Write one chunk; returns its offset. OSError where the disk is full; no file is left open then."""
         content = marshal.dumps(rows)
-        offset = self._offset
-        self._file.write(_LENGTH.pack(len(content)))
-        self._file.write(content)
-        self._offset += _LENGTH.size + len(content)
+        offset = self.size
+        with self._path.open("ab") as file:
+            file.write(_LENGTH.pack(len(content)))
+            file.write(content)
+        self.size += _LENGTH.size + len(content)
         return offset
-
-    def close(self) -> None:
-        """Write out what is buffered; a full disk shows here at the latest."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def chunks(self, start: int = 0, end: int | None = None) -> Iterator[list[Any]]:
         """The chunks from offset ``start`` up to before ``end``."""
-        self.close()
         with self._path.open("rb") as file:
             file.seek(start)
             while end is None or file.tell() < end:
@@ -58,10 +49,6 @@ class _ChunkFile:
                     return
                 # Written by this very attempt, in a folder that only this user may enter.
                 yield marshal.loads(file.read(_LENGTH.unpack(head)[0]))  # noqa: S302
-
-    @property
-    def size(self) -> int:
-        return self._offset
 
 
 class ErrorSpool:
@@ -154,7 +141,6 @@ class RowSpool:
         run = _ChunkFile(self._folder / f"run-{len(self._runs):05}")
         for start in range(0, len(self._buffer), _CHUNK_ROWS):
             run.append(self._buffer[start : start + _CHUNK_ROWS])
-        run.close()
         self._runs.append(run)
         self._buffer, self._buffered_bytes = [], 0
 
@@ -183,7 +169,6 @@ class RowSpool:
         if chunk:
             merged.append(chunk)
         ranges.append(KeyRange(rows, duplicates, merged, start, merged.size))
-        merged.close()
         return ranges
 
 

@@ -259,33 +259,35 @@ class CsvReader:
         rows = block.rows
         broken: _Open | None = None
         first_row = tally.row_index
-        while window.position < len(window.data):
-            if broken is None and (window.needs_filling() or tally.row_index - first_row >= _BLOCK_RECORDS):
-                break
-            start = window.position
-            line = self._line_at(start)
-            if _QUOTE not in line:
-                if broken is not None and line.count(delimiter) + 1 != width:
-                    broken = self._extend(block, broken, line)
+        try:
+            while window.position < len(window.data):
+                if broken is None and (window.needs_filling() or tally.row_index - first_row >= _BLOCK_RECORDS):
+                    break
+                start = window.position
+                line = self._line_at(start)
+                if _QUOTE not in line:
+                    if broken is not None and line.count(delimiter) + 1 != width:
+                        broken = self._extend(block, broken, line)
+                        continue
+                    scan = _Scan(line.rstrip(b"\r\n").split(delimiter), start + len(line))
+                else:
+                    scan = self._scan(start, width)
+                    if broken is not None and not self._begins_anew(scan, start, len(line)):
+                        broken = self._extend(block, broken, line)
+                        continue
+                if broken is not None:
+                    self._close(block, broken)
+                    broken = None
+                if scan.problem:
+                    broken = _Open(self._place(start, start + len(line)), scan.problem)
+                    self._advance(line)
                     continue
-                scan = _Scan(line.rstrip(b"\r\n").split(delimiter), start + len(line))
-            else:
-                scan = self._scan(start, width)
-                if broken is not None and not self._begins_anew(scan, start, len(line)):
-                    broken = self._extend(block, broken, line)
-                    continue
+                row = self._row(block, scan, start, len(line))
+                if row is not None:
+                    rows.append(row)
+        finally:
             if broken is not None:
                 self._close(block, broken)
-                broken = None
-            if scan.problem:
-                broken = _Open(self._place(start, start + len(line)), scan.problem)
-                self._advance(line)
-                continue
-            row = self._row(block, scan, start, len(line))
-            if row is not None:
-                rows.append(row)
-        if broken is not None:
-            self._close(block, broken)
 
     def _row(self, block: Block, scan: _Scan, start: int, line_length: int) -> Row | None:
         """The record that was scanned, as a row; None where it is blank or damaged (then it is in the block already)."""
