@@ -77,21 +77,24 @@ class _Window:
         self.position = 0
         self.ended = False
 
-    def fill(self) -> None:
-        """Read on until the lookahead is there or the file has ended; drops what lies before the position."""
-        if self.ended or len(self.data) - self.position >= self._lookahead:
+    def fill(self, keep: int | None = None) -> None:
+        """Read on until the lookahead is there or the file has ended; drops what lies before the position, or before
+        the place ``keep`` in the file.
+        """
+        if not self.needs_filling():
             return
-        parts = [self.data[self.position :]]
+        first = self.position if keep is None else keep - self.offset
+        self.offset += first
+        self.position -= first
+        parts = [self.data[first:]]
         size = len(parts[0])
-        while size < self._lookahead + _WINDOW_BYTES:
+        while size - self.position < self._lookahead + _WINDOW_BYTES:
             piece = next(self._pieces, None)
             if piece is None:
                 self.ended = True
                 break
             parts.append(piece)
             size += len(piece)
-        self.offset += self.position
-        self.position = 0
         self.data = b"".join(parts)
 
     def needs_filling(self) -> bool:
@@ -129,18 +132,21 @@ class CsvReader:
         self._refuse_other_formats()
         self._header_line = self._read_header()
         self._width = len(self.mapping.headers)
+        self._broken: _Open | None = None
 
     def blocks(self) -> Iterator[Block]:
         """As Reader.blocks; what was read before a limit was met comes first."""
         window = self._window
         while not window.exhausted():
-            window.fill()
+            window.fill(keep=None if self._broken is None else self._broken.place.start)
             block = Block(window.data, window.offset)
             refusal: FileRefusedError | None = None
             try:
                 self._fill_block(block)
             except FileRefusedError as found:
                 refusal = found
+            if self._broken is not None and (refusal is not None or window.exhausted()):
+                self._close(block, self._broken)
             yield block
             if refusal is not None:
                 raise refusal
@@ -257,37 +263,33 @@ class CsvReader:
         window, tally = self._window, self._tally
         delimiter, width = self._delimiter, self._width
         rows = block.rows
-        broken: _Open | None = None
         first_row = tally.row_index
-        try:
-            while window.position < len(window.data):
-                if broken is None and (window.needs_filling() or tally.row_index - first_row >= _BLOCK_RECORDS):
-                    break
-                start = window.position
-                line = self._line_at(start)
-                if _QUOTE not in line:
-                    if broken is not None and line.count(delimiter) + 1 != width:
-                        broken = self._extend(block, broken, line)
-                        continue
-                    scan = _Scan(line.rstrip(b"\r\n").split(delimiter), start + len(line))
-                else:
-                    scan = self._scan(start, width)
-                    if broken is not None and not self._begins_anew(scan, start, len(line)):
-                        broken = self._extend(block, broken, line)
-                        continue
-                if broken is not None:
-                    self._close(block, broken)
-                    broken = None
-                if scan.problem:
-                    broken = _Open(self._place(start, start + len(line)), scan.problem)
-                    self._advance(line)
+        while window.position < len(window.data):
+            if window.needs_filling() or tally.row_index - first_row >= _BLOCK_RECORDS:
+                break
+            broken = self._broken
+            start = window.position
+            line = self._line_at(start)
+            if _QUOTE not in line:
+                if broken is not None and line.count(delimiter) + 1 != width:
+                    self._broken = self._extend(block, broken, line)
                     continue
-                row = self._row(block, scan, start, len(line))
-                if row is not None:
-                    rows.append(row)
-        finally:
+                scan = _Scan(line.rstrip(b"\r\n").split(delimiter), start + len(line))
+            else:
+                scan = self._scan(start, width)
+                if broken is not None and not self._begins_anew(scan, start, len(line)):
+                    self._broken = self._extend(block, broken, line)
+                    continue
             if broken is not None:
                 self._close(block, broken)
+                self._broken = None
+            if scan.problem:
+                self._broken = _Open(self._place(start, start + len(line)), scan.problem)
+                self._advance(line)
+                continue
+            row = self._row(block, scan, start, len(line))
+            if row is not None:
+                rows.append(row)
 
     def _row(self, block: Block, scan: _Scan, start: int, line_length: int) -> Row | None:
         """The record that was scanned, as a row; None where it is blank or damaged (then it is in the block already)."""
@@ -320,24 +322,28 @@ class CsvReader:
     def _scan(self, start: int, width: int | None) -> _Scan:
         """Split the record at ``start``; a problem is a broken quote, or a wrong count in a record that spans lines."""
         data, delimiter = self._window.data, self._delimiter[0]
-        limit = min(len(data), start + self._limits.max_record_bytes)
+        longest = start + self._limits.max_record_bytes
+        limit = min(len(data), longest)
         line_end = start + len(self._line_at(start))
         cells: list[bytes] = []
         position = start
         while True:
-            if position < limit and data[position] == _QUOTE:
+            if position < len(data) and data[position] == _QUOTE:
                 found = _QUOTED.match(data, position, limit)
                 if not found:
                     return _Scan(cells, line_end, "found an opening quote that is not closed")
                 cells.append(found[1].replace(b'""', b'"'))
             else:
-                found = self._plain.match(data, position)
+                found = self._plain.match(data, position, limit)
                 if not found:
                     raise RuntimeError("an empty cell always matches")
                 cells.append(found[0])
             position = found.end()
             if position >= len(data):
                 end = position
+                break
+            if position >= longest:
+                end = position + 1
                 break
             byte = data[position]
             if byte == delimiter:
@@ -351,9 +357,14 @@ class CsvReader:
             return _Scan(
                 cells, line_end, "found a closing quote inside a cell, expected a delimiter or a line end behind it"
             )
+        if end > longest:
+            return _Scan(cells, line_end, self._length_problem())
         if width is None or not self._is_broken(cells, width, spans_lines=end > line_end, line=data[start:line_end]):
             return _Scan(cells, end)
         return _Scan(cells, line_end, _count_problem(len(cells), width))
+
+    def _length_problem(self) -> str:
+        return f"found a record longer than {self._limits.max_record_bytes:,} bytes, expected its closing quote"
 
     @staticmethod
     def _scan_alone(raw: bytes, like: CsvReader) -> _Scan:
