@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,8 +52,18 @@ def test_the_same_bytes_again_get_the_first_batch(send: Sender, look: Look) -> N
     assert look.count("intake.batches") == 1
 
 
-def test_the_same_bytes_at_once_get_one_batch(database: Engine, blobs: Blobs, look: Look, blob_files: Files) -> None:
+def test_the_same_bytes_at_once_get_one_batch(
+    database: Engine, blobs: Blobs, look: Look, blob_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     start = threading.Barrier(20)
+    keep = blobs.keep
+
+    def keep_slowly(incoming: intake.Incoming) -> str:
+        # All others arrive while the first one is between its question and its row.
+        time.sleep(0.03)
+        return keep(incoming)
+
+    monkeypatch.setattr(blobs, "keep", keep_slowly)
 
     def send_at_once(_: int) -> Receipt:
         incoming = blobs.incoming()
