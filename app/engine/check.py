@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
 
 from app.block import Block, Damaged, Reader, Row
 from app.engine.spool import ErrorSpool, RowSpool, Spool
@@ -111,7 +110,7 @@ class _Checker:
         for row in block.rows:
             self._check_row(block, row)
         for damaged in block.damaged:
-            findings.refuse(_parse_error(block, damaged))
+            findings.refuse(self._parse_error(block, damaged))
         findings.total += len(block.rows) + len(block.damaged)
 
     def _check_row(self, block: Block, row: Row) -> None:
@@ -131,7 +130,7 @@ class _Checker:
                     findings.empty_words[word] += 1
         if row.continuations and any(self._is_a_row(cells) for cells in row.continuations):
             problem = "found a quoted cell that spans lines which are rows by themselves, expected its closing quote"
-            findings.refuse(_parse_error(block, Damaged(row.place, problem)))
+            findings.refuse(self._parse_error(block, Damaged(row.place, problem, row.cells)))
         elif faults:
             findings.refuse(self._row_error(block, row, faults))
         else:
@@ -156,6 +155,25 @@ class _Checker:
             block.raw(place),
         )
 
+    def _parse_error(self, block: Block, damaged: Damaged) -> RowError:
+        place = damaged.place
+        raw = block.raw(place)
+        if damaged.cells is not None:
+            shown = _raw_data(self._keys, damaged.cells)
+        else:
+            text = _storable(raw.decode(errors="backslashreplace").rstrip("\r\n"))
+            shown = json.dumps({"_raw": text}, ensure_ascii=False)
+        return (
+            place.row_index,
+            place.line_number,
+            place.row_number,
+            "PARSE_ERROR",
+            f"Row {place.row_number:,}: {damaged.problem}.",
+            "parse",
+            shown,
+            raw,
+        )
+
 
 def insert_failed(row: AcceptedRow, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes) -> RowError:
     """The error of an accepted row that the database itself refused."""
@@ -172,22 +190,6 @@ def _storable(text: str) -> str:
 def _raw_data(keys: tuple[str, ...], cells: tuple[str, ...]) -> str:
     """A record for reading, as JSON: header -> cell."""
     return json.dumps(dict(zip(keys, map(_storable, cells), strict=True)), ensure_ascii=False)
-
-
-def _parse_error(block: Block, damaged: Damaged) -> RowError:
-    place = damaged.place
-    raw = block.raw(place)
-    shown: dict[str, Any] = {"_raw": _storable(raw.decode(errors="backslashreplace").rstrip("\r\n"))}
-    return (
-        place.row_index,
-        place.line_number,
-        place.row_number,
-        "PARSE_ERROR",
-        f"Row {place.row_number:,}: {damaged.problem}.",
-        "parse",
-        json.dumps(shown, ensure_ascii=False),
-        raw,
-    )
 
 
 def _accepted(row: Row, values: dict[str, str | None]) -> AcceptedRow:

@@ -129,8 +129,13 @@ class CsvReader:
         self._window = _Window(pieces, 2 * limits.max_record_bytes + 4)
         self._window.fill()
         self._encoding = "utf-8"
-        self._refuse_other_formats()
-        self._header_line = self._read_header()
+        self._headers_found: list[str] = []
+        try:
+            self._refuse_other_formats()
+            self._header_line = self._read_header()
+        except FileRefusedError as refusal:
+            refusal.reading = self._reading_so_far()
+            raise
         self._width = len(self.mapping.headers)
         self._broken: _Open | None = None
 
@@ -174,6 +179,17 @@ class CsvReader:
             "warnings": self._tally.warnings,
         }
 
+    def _reading_so_far(self) -> dict[str, object]:
+        known: dict[str, object] = {
+            "container": "csv",
+            "encoding": self._encoding,
+            "skipped_records": self._tally.blank_records,
+            "warnings": self._tally.warnings,
+        }
+        if self._headers_found:
+            known.update(header_line=self._tally.line_number, headers=self._headers_found)
+        return known
+
     def _refuse_other_formats(self) -> None:
         data = self._window.data
         if data.startswith(_BOM):
@@ -198,20 +214,22 @@ class CsvReader:
             window.position += len(line)
             tally.line_number += 1
             tally.row_number += 1
+            tally.blank_records += 1
         start, header_line = window.position, tally.line_number
         refusal: FileRefusedError | None = None
         for delimiter in _DELIMITERS:
             headers, end, warnings = self._split_header(start, delimiter)
-            try:
-                mapping = map_headers(headers)
-            except FileRefusedError as problem:
-                refusal = refusal or self._worded(problem, line)
-                continue
+            self._headers_found = self._headers_found or headers
             if len(headers) > self._limits.max_columns:
                 raise FileRefusedError(
                     "LIMIT_EXCEEDED",
                     f"The header has {len(headers):,} columns, at most {self._limits.max_columns:,} are read.",
                 )
+            try:
+                mapping = map_headers(headers)
+            except FileRefusedError as problem:
+                refusal = refusal or self._worded(problem, line)
+                continue
             self.mapping, self._delimiter = mapping, delimiter
             self._plain = re.compile(b"[^\r\n" + re.escape(delimiter) + b"]*+")
             tally.warnings += warnings
@@ -304,7 +322,8 @@ class CsvReader:
         try:
             text = tuple([cell.decode() for cell in cells])
         except UnicodeDecodeError:
-            block.damaged.append(Damaged(place, "found bytes that are not UTF-8, expected text in UTF-8"))
+            shown = tuple(cell.decode(errors="backslashreplace") for cell in cells) if len(cells) == width else None
+            block.damaged.append(Damaged(place, "found bytes that are not UTF-8, expected text in UTF-8", shown))
             tally.row_index += 1
             return None
         if is_empty(text[0]) and all(map(is_empty, text)):
@@ -387,9 +406,10 @@ class CsvReader:
 
     def _begins_anew(self, scan: _Scan, start: int, line_length: int) -> bool:
         """Whether a record with the header's field count begins here, well-formed or damaged within its own line."""
+        line = self._window.data[start : start + line_length]
         if scan.problem is None:
-            return len(scan.cells) == self._width
-        return self._damaged_width(self._window.data[start : start + line_length]) == self._width
+            return len(scan.cells) == self._width and not _may_end_a_quoted_cell(scan, start, line)
+        return self._damaged_width(line) == self._width
 
     def _damaged_width(self, line: bytes) -> int | None:
         """How many fields a line has when what follows a closing quote is taken as part of the cell; None if open."""
@@ -415,7 +435,9 @@ class CsvReader:
         while position < end:
             length = len(self._line_at(position))
             scan = self._scan(position, self._width)
-            if scan.problem is None and scan.end == position + length and len(scan.cells) == self._width:
+            line = self._window.data[position : position + length]
+            is_record = scan.problem is None and scan.end == position + length and len(scan.cells) == self._width
+            if is_record and not _may_end_a_quoted_cell(scan, position, line):
                 found.append(tuple(cell.decode(errors="replace") for cell in scan.cells))
             position += length
         return tuple(found)
@@ -445,6 +467,14 @@ class CsvReader:
         block.damaged.append(Damaged(broken.place, broken.problem + lines))
         self._tally.row_index += 1
         self._tally.row_number += 1
+
+
+def _may_end_a_quoted_cell(scan: _Scan, start: int, line: bytes) -> bool:
+    """Whether a well-formed line could be the last one of a quoted cell that began before it.
+
+    Quoted cells have their quotes in pairs, so an odd one stands in a cell that is not quoted: there it closes something.
+    """
+    return scan.end == start + len(line) and line.count(b'"') % 2 == 1
 
 
 def _surely_too_many(cells: list[bytes], width: int) -> bool:

@@ -23,16 +23,17 @@ INGEST_ONCE = Path(__file__).with_name("ingest_once.py")
 
 
 def large_file() -> Iterator[bytes]:
-    """More bytes than the bound, in rows of some 2 KiB; one in five is refused, one in ten is a duplicate."""
+    """More bytes than the bound, in rows of some 3 KiB; one in five is refused, one in ten is a duplicate."""
     chance = random.Random(1)
-    yield b"case_number,defendant_name,judgment_amount,plaintiff_name,notes\n"
+    yield b"case_number,defendant_name,judgment_amount,plaintiff_name,court,county,notes\n"
     names = ["".join(chance.choices("abcdefgh ", k=400)).strip() for _ in range(200)]
     notes = "x" * 1_200
     written = number = 0
     while written < BYTES:
         amount = "x" if number % 5 == 0 else "12.50"
         key = chance.randrange(number + 1) if number % 10 == 3 else number
-        row = f'C-{key:09},{names[number % 200]},{amount},"{names[number % 199]}","{notes}"\n'.encode()
+        texts = ",".join(f'"{names[number % modulus]}"' for modulus in (199, 197, 193))
+        row = f"C-{key:09},{names[number % 200]},{amount},{texts},{notes}\n".encode()
         yield row
         written += len(row)
         number += 1
@@ -72,7 +73,7 @@ def test_an_attempt_at_a_large_file_stays_within_its_bound(
     assert process.returncode == 0
     done = look.batch(batch.id)
     assert done.status is State.COMPLETED
-    assert done.row_count_invalid > 20_000
-    assert done.row_count_duplicate > 10_000
+    assert done.row_count_invalid > 15_000
+    assert done.row_count_duplicate > 7_000
     print(f"{done.row_count_total:,} rows, {peak / 1024:.0f} MiB, {done.parse_duration_ms} + {done.db_duration_ms} ms")
     assert peak < BOUND_KIB

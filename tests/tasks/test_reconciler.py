@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,9 +34,12 @@ def reconciling(celery: Celery) -> Iterator[Reconciler]:
         yield step
     finally:
         step.stop(worker)
+        for thread in threading.enumerate():
+            if thread.name == "ingest":
+                thread.join(20)
 
 
-def wait_for(condition: Callable[[], bool], within: float = 30) -> None:
+def assert_soon(condition: Callable[[], bool], within: float = 30) -> None:
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline
@@ -57,7 +61,7 @@ class TestWithABroker:
         hinted(look, 31)
         fresh = send(clean_file(3, start=10))
         with reconciling(celery):
-            wait_for(lambda: bool(queues.raw("high")))
+            assert_soon(lambda: bool(queues.raw("high")))
             time.sleep(1.2)
         assert queues.ids("high") == [str(lost.id)]
         assert queues.raw("normal") == []
@@ -71,12 +75,12 @@ class TestWithABroker:
             batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
         look.expire(batch.id)
         with reconciling(celery):
-            wait_for(lambda: queues.ids("normal") == [str(batch.id)])
+            assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
 
     def test_it_keeps_the_workers_row_and_takes_it_away_at_the_end(self, celery: Celery, look: Look) -> None:
         seen = "SELECT name, pid, queues, concurrency, broker_seen_at IS NOT NULL FROM ops.workers"
         with reconciling(celery):
-            wait_for(lambda: bool(look.rows(seen)))
+            assert_soon(lambda: bool(look.rows(seen)))
             assert look.rows(seen) == [
                 (process.worker_prefix(), os.getpid(), ["watch", "high", "normal", "low"], 2, True)
             ]
@@ -103,12 +107,12 @@ class TestWithABroker:
 
 
 class TestWithoutABroker:
-    def works_by_itself(self, celery: Celery, send: Sender, look: Look) -> None:
+    def assert_works_by_itself(self, celery: Celery, send: Sender, look: Look) -> None:
         low = send(clean_file(5), priority="low")
         high = send(clean_file(5, start=100), priority="high")
         hinted(look, None)
         with reconciling(celery):
-            wait_for(lambda: {look.batch(batch.id).status for batch in (low, high)} == {State.COMPLETED}, within=60)
+            assert_soon(lambda: {look.batch(batch.id).status for batch in (low, high)} == {State.COMPLETED}, within=60)
         assert look.count("public.judgments") == 10
         first, second = look.batch(high.id).completed_at, look.batch(low.id).completed_at
         assert first is not None
@@ -120,13 +124,13 @@ class TestWithoutABroker:
     ) -> None:
         url = f"redis://:x@127.0.0.1:{dead_port}/0"
         with begun(dataclasses.replace(settings, redis_url=url), monkeypatch) as celery:
-            self.works_by_itself(celery, send, look)
+            self.assert_works_by_itself(celery, send, look)
 
     def test_a_hung_broker_is_none(
         self, settings: Settings, hung_broker: Valkey, monkeypatch: pytest.MonkeyPatch, send: Sender, look: Look
     ) -> None:
         with begun(dataclasses.replace(settings, redis_url=hung_broker.url), monkeypatch) as celery:
-            self.works_by_itself(celery, send, look)
+            self.assert_works_by_itself(celery, send, look)
 
     def test_what_it_could_not_hint_does_not_count_as_hinted(
         self, settings: Settings, dead_port: int, monkeypatch: pytest.MonkeyPatch, send: Sender, look: Look
@@ -136,7 +140,7 @@ class TestWithoutABroker:
         monkeypatch.setattr("tasks.reconciler.intake.ingest", lambda *_: None)
         url = f"redis://:x@127.0.0.1:{dead_port}/0"
         with begun(dataclasses.replace(settings, redis_url=url), monkeypatch) as celery, reconciling(celery):
-            wait_for(lambda: bool(look.rows("SELECT 1 FROM ops.workers")))
+            assert_soon(lambda: bool(look.rows("SELECT 1 FROM ops.workers")))
             time.sleep(1.5)
         assert look.batch(waiting.id).hinted_at is None
 
@@ -157,5 +161,5 @@ class TestWithoutADatabase:
 
         monkeypatch.setattr(batches, "take_unhinted", fail_twice)
         with reconciling(celery):
-            wait_for(lambda: queues.ids("normal") == [str(batch.id)])
+            assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
         assert len(failures) == 2

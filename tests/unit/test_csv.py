@@ -69,7 +69,7 @@ def pieces_of(data: bytes, sizes: Iterator[int]) -> list[bytes]:
     return pieces
 
 
-def check_partition(data: bytes, found: list[Record]) -> None:
+def assert_partition(data: bytes, found: list[Record]) -> None:
     """Spans are in order, do not overlap, and leave out nothing but blank records; every number is right."""
     body = len(HEADER)
     position = body
@@ -121,7 +121,7 @@ class TestRecords:
         ]  # fmt: skip
         assert found[0].cells == ("C-1", "Ada\r\nof\rthe\nhill", "5")
         assert found[3].cells == ("C-\n4", "Dimo", "8")
-        check_partition(data, found)
+        assert_partition(data, found)
 
     def test_the_last_line_needs_no_end(self) -> None:
         assert cells(HEADER + b"C-1,Ada,5") == [("C-1", "Ada", "5")]
@@ -217,7 +217,7 @@ class TestDamage:
     LINES = CLEAN.splitlines(keepends=True)
     LINE = LINES[1 + NUMBER]
 
-    def damaged(self, line: bytes) -> list[Record]:
+    def assert_costs_only_itself(self, line: bytes) -> list[Record]:
         """The records of the file with this line in place of the one in its middle; the others must be as they were."""
         data = b"".join([*self.LINES[: 1 + self.NUMBER], line, *self.LINES[2 + self.NUMBER :]])
         found, clean = read(data), read(self.CLEAN)
@@ -251,7 +251,7 @@ class TestDamage:
         ],
     )
     def test_it_is_a_parse_error_of_its_own(self, line: bytes, problem: str | None) -> None:
-        found = self.damaged(line)
+        found = self.assert_costs_only_itself(line)
         if problem is not None:
             (lost,) = [record for record in found if record.cells is None]
             assert lost.problem is not None
@@ -260,23 +260,23 @@ class TestDamage:
 
     def test_a_quote_put_anywhere_costs_one_row_at_most(self) -> None:
         for place in range(len(self.LINE)):
-            self.damaged(self.LINE[:place] + b'"' + self.LINE[place:])
+            self.assert_costs_only_itself(self.LINE[:place] + b'"' + self.LINE[place:])
 
     def test_a_byte_taken_from_anywhere_costs_one_row_at_most(self) -> None:
         for place in range(len(self.LINE) - 1):
-            self.damaged(self.LINE[:place] + self.LINE[place + 1 :])
+            self.assert_costs_only_itself(self.LINE[:place] + self.LINE[place + 1 :])
 
     def test_a_bad_byte_put_anywhere_costs_one_row_at_most(self) -> None:
         for place in range(len(self.LINE)):
-            self.damaged(self.LINE[:place] + b"\xff" + self.LINE[place:])
+            self.assert_costs_only_itself(self.LINE[:place] + b"\xff" + self.LINE[place:])
 
     def test_a_line_cut_anywhere_costs_one_row_at_most(self) -> None:
         for place in range(1, len(self.LINE)):
-            self.damaged(self.LINE[:place] + b"\n")
+            self.assert_costs_only_itself(self.LINE[:place] + b"\n")
 
     def test_a_delimiter_put_anywhere_costs_one_row_at_most(self) -> None:
         for place in range(len(self.LINE)):
-            self.damaged(self.LINE[:place] + b"," + self.LINE[place:])
+            self.assert_costs_only_itself(self.LINE[:place] + b"," + self.LINE[place:])
 
 
 fragments = st.lists(
@@ -300,7 +300,7 @@ class TestNothingIsLost:
     def test_spans_cover_every_byte_once_but_for_blank_records(self, body: bytes) -> None:
         data = HEADER + body
         found = read(data)
-        check_partition(data, found)
+        assert_partition(data, found)
 
     @settings(deadline=None, max_examples=200)
     @given(st.binary(max_size=200))
@@ -445,3 +445,26 @@ def test_a_hostile_file_takes_linear_time(kind: str) -> None:
 
     small, large = seconds(20_000), seconds(80_000)
     assert large < 9 * small + 0.1
+
+
+class TestTailsOfQuotedCells:
+    """The last line of a quoted cell may look like a record of its own; it never is one."""
+
+    def test_the_tail_of_a_record_with_too_many_fields_is_no_record(self) -> None:
+        damaged, good = read(HEADER + b'C,"p\nq",1,2\nD,d,1\n')
+        assert (damaged.cells, damaged.raw) == (None, b'C,"p\nq",1,2\n')
+        assert good.cells == ("D", "d", "1")
+
+    def test_the_tail_of_a_well_formed_cell_is_no_swallowed_row(self) -> None:
+        (block,) = CsvReader(iter([HEADER + b'A,"d\ne, f",1\n']), ROOMY).blocks()
+        (row,) = block.rows
+        assert (row.cells, row.continuations) == (("A", "d\ne, f", "1"), ())
+
+    def test_a_whole_line_inside_a_quoted_cell_is_offered_as_a_swallowed_row(self) -> None:
+        (block,) = CsvReader(iter([HEADER + b'A,"d\nB,b,2\ne",1\n']), ROOMY).blocks()
+        (row,) = block.rows
+        assert row.continuations == (("B", "b", "2"),)
+
+    def test_bytes_that_are_no_text_leave_the_record_split_for_reading(self) -> None:
+        (block,) = CsvReader(iter([HEADER + b"B,d\xff,2\nB,\xff\n"]), ROOMY).blocks()
+        assert [damaged.cells for damaged in block.damaged] == [("B", "d\\xff", "2"), None]
