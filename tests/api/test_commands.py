@@ -238,7 +238,7 @@ def test_the_address_of_a_local_stack_is_found_in_its_home(
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    file(home, "run.json", json.dumps({"dragonfly_url": server_url}))
+    file(home, "run.json", json.dumps({"pid": os.getpid(), "dragonfly_url": server_url}))
     assert dragonfly("ingest", file(tmp_path, "one.csv"), DRAGONFLY_URL="").returncode == 0
 
 
