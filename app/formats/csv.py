@@ -18,6 +18,8 @@ from app.formats.window import Window
 
 __all__ = ["CsvReader", "Limits"]
 
+BLOCK_BYTES = 1024 * 1024
+"""So much of a file is checked at once."""
 _BLOCK_RECORDS = 16_384
 """Most records read one by one in a block: progress is shown after each."""
 _BOM = b"\xef\xbb\xbf"
@@ -172,17 +174,19 @@ class CsvReader:
     def _fill_block(self, block: Block) -> None:
         """Take plain lines by the stretch and scan the others, until the window has to be filled."""
         window, scanner = self._window, self._scanner
+        behind = min(window.position + BLOCK_BYTES, len(window.data))
         lines = find_lines(
             window.data,
             window.position,
+            behind,
             self._delimiter[0],
             self._width,
-            ended=window.ended,
+            ended=window.ended and behind == len(window.data),
             longest=self._limits.max_record_bytes,
         )
         taken = _Stretches()
         line = 0
-        while window.position < len(window.data):
+        while window.position < behind:
             doubtful = lines.next_doubtful(line)
             if doubtful > line:
                 self._close_broken(block)
@@ -190,6 +194,9 @@ class CsvReader:
                 window.position = lines.start_of(doubtful)
                 line = doubtful
                 continue
+            # A line that the block cuts off stands whole in the next one.
+            if window.position >= lines.stop and behind < len(window.data) and len(lines):
+                break
             if scanner.must_see_more() or len(block.rows) + len(block.damaged) >= _BLOCK_RECORDS:
                 break
             self._broken = scanner.step(block, self._broken)

@@ -57,13 +57,15 @@ class Lines:
         return int(self.starts[line]) if line < len(self) else self.stop
 
 
-def find_lines(data: bytes, start: int, delimiter: int, width: int, *, ended: bool, longest: int) -> Lines:
-    """Split ``data`` from ``start`` on, the beginning of a record, into its whole lines and prove what can be proven.
+def find_lines(
+    data: bytes, start: int, behind: int, delimiter: int, width: int, *, ended: bool, longest: int
+) -> Lines:
+    """Split ``data`` from ``start``, the beginning of a record, up to ``behind`` into whole lines; prove what can be proven.
 
-    ``ended`` says that the file ends with the data; a last line without a line end is left out all the same. A line
+    ``ended`` says that the file ends there; a last line without a line end is left out all the same. A line
     longer than ``longest`` bytes is never proven.
     """
-    octets = np.frombuffer(data, np.uint8)[start:]
+    octets = np.frombuffer(data, np.uint8)[start:behind]
     line_ends, has_returns = _line_ends(octets, ended=ended)
     separators = np.flatnonzero(line_ends | (octets[: len(line_ends)] == delimiter))
     stop = int(np.flatnonzero(line_ends)[-1]) + 1 if line_ends.any() else 0
