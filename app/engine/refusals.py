@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from json.encoder import encode_basestring as _quoted
 
 from app.block import Block, Damaged, Place
 from app.errors import CATALOGUE
@@ -67,4 +68,5 @@ def _storable(text: str) -> str:
 
 def _raw_data(keys: tuple[str, ...], cells: tuple[str, ...]) -> str:
     """A record for reading, as JSON: header -> cell."""
-    return json.dumps(dict(zip(keys, map(_storable, cells), strict=True)), ensure_ascii=False)
+    pairs = [f"{_quoted(key)}: {_quoted(_storable(cell))}" for key, cell in zip(keys, cells, strict=True)]
+    return "{" + ", ".join(pairs) + "}"
