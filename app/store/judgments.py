@@ -27,6 +27,10 @@ _STAGE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_judgments (LIKE public.judgments INCLUDING DEFAULTS) ON COMMIT DROP;
     TRUNCATE pg_temp.staged_judgments
 """
+_FORGET_KEPT = """
+    DELETE FROM pg_temp.staged_judgments staged
+    WHERE EXISTS (SELECT FROM public.judgments kept WHERE kept.case_number = staged.case_number)
+"""
 _INSERT_ABSENT = f"""
     WITH inserted AS (
         INSERT INTO public.judgments ({", ".join(COPY_COLUMNS)})
@@ -55,6 +59,7 @@ _KEEP_STAGED = f"""
             CASE WHEN {_SAME} THEN '{{}}'::jsonb ELSE {_DIFFERENCES} END
         FROM pg_temp.staged_judgments staged JOIN public.judgments kept ON kept.case_number = staged.case_number
         WHERE (kept.batch_id, kept.row_index) <> (%(batch)s, staged.row_index)
+        ORDER BY staged.row_index
         RETURNING fields
     )
     SELECT count(*), count(*) FILTER (WHERE fields <> '{{}}'),
@@ -129,10 +134,17 @@ class JudgmentTarget:
         kept = Duplicates()
 
         def write() -> None:
-            self._stage(rows)
+            staged = self._stage(rows)
+            kept.add(self._keep_staged())
+            if kept.rows == staged:
+                return
+            self._driver.execute(_FORGET_KEPT)
             self._alive()
             inserted = self._driver.execute(_INSERT_ABSENT).fetchone()
-            kept.add(self._keep_staged())
+            # What still meets a key: the file's own duplicates, and those of a batch that has just committed.
+            late = self._keep_staged()
+            kept.rows += late.rows
+            kept.differing += late.differing
             kept.dollars -= inserted[0] if inserted else 0
 
         outcome = self._under_savepoint(write)
@@ -153,9 +165,12 @@ class JudgmentTarget:
         )
         return {key for (key,) in rows}
 
-    def _stage(self, rows: Iterable[Packed]) -> None:
+    def _stage(self, rows: Iterable[Packed]) -> int:
         self._driver.execute(_STAGE)
+        first_id = self._next_id
         self._copy("pg_temp.staged_judgments", rows)
+        self._alive()
+        return self._next_id - first_id
 
     def _keep_staged(self) -> Duplicates:
         found = self._driver.execute(_KEEP_STAGED, {"batch": self._batch_id}).fetchone()
