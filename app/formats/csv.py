@@ -173,7 +173,7 @@ class CsvReader:
 
     def _fill_block(self, block: Block) -> None:
         """Take plain lines by the stretch and scan the others, until the window has to be filled."""
-        window, scanner = self._window, self._scanner
+        window = self._window
         behind = min(window.position + BLOCK_BYTES, len(window.data))
         lines = find_lines(
             window.data,
@@ -185,6 +185,17 @@ class CsvReader:
             longest=self._limits.max_record_bytes,
         )
         taken = _Stretches()
+        try:
+            self._take(block, lines, taken, behind)
+        finally:
+            # Also what was read before a limit was met.
+            block.plain = taken.records(lines, window.data)
+        if window.exhausted():
+            self._close_broken(block)
+        window.hold(None if self._broken is None else self._broken.place.start)
+
+    def _take(self, block: Block, lines: Lines, taken: _Stretches, behind: int) -> None:
+        window, scanner = self._window, self._scanner
         line = 0
         while window.position < behind:
             doubtful = lines.next_doubtful(line)
@@ -196,15 +207,11 @@ class CsvReader:
                 continue
             # A line that the block cuts off stands whole in the next one.
             if window.position >= lines.stop and behind < len(window.data) and len(lines):
-                break
+                return
             if scanner.must_see_more() or len(block.rows) + len(block.damaged) >= _BLOCK_RECORDS:
-                break
+                return
             self._broken = scanner.step(block, self._broken)
             line = lines.at(window.position)
-        if window.exhausted():
-            self._close_broken(block)
-        window.hold(None if self._broken is None else self._broken.place.start)
-        block.plain = taken.records(lines, window.data)
 
     def _close_broken(self, block: Block) -> None:
         if self._broken is not None:
