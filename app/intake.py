@@ -230,9 +230,7 @@ class _Attempt:
                 self._reader = CsvReader(stream.pieces(), self._workshop.limits)
                 with self._workshop.engine.begin() as connection:
                     batches.enter(connection, batch, State.VALIDATING)
-                check.check(
-                    self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=lease.advance
-                )
+                check.check(self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=lease.advance)
             except FileRefusedError as found:
                 refusal = found
             # A file that is refused early is still read to its end: an altered blob comes before any other fault.

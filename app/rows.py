@@ -1,5 +1,4 @@
-"""The rows on their way from the engine to the store: accepted ones in the form that COPY BINARY takes, refused ones in words.
-"""
+"""The rows on their way from the engine to the store: accepted ones in the form that COPY BINARY takes, refused ones in words."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from marshmallow import fields
@@ -40,7 +41,7 @@ class Reading:
     values: Numbers | None = None
 
 
-def read(schema: JudgmentSchema, rule: fields.Field, column: Column) -> Reading:
+def read(schema: JudgmentSchema, rule: fields.Field[Any], column: Column) -> Reading:
     """Read one column by its field of the contract."""
     if isinstance(rule, Text):
         return _text(rule, column)
@@ -153,7 +154,6 @@ _ISO_LENGTH = 10
 def _dates(column: Column, today: dt.date) -> tuple[Flags, Numbers]:
     """Every form of the contract without a time or with a plain one; days since 2000-01-01."""
     count = len(column.starts)
-    values = np.zeros(count, np.int64)
     year, month, day = (np.zeros(count, np.int64) for _ in range(3))
     shape = (column.stains == ASCII) & (column.lengths >= len("1/1/24"))
     column = _without_time(column, shape)
@@ -165,8 +165,6 @@ def _dates(column: Column, today: dt.date) -> tuple[Flags, Numbers]:
     iso = np.flatnonzero(shape & (lengths == _ISO_LENGTH) & (fifth == _MINUS) & (octets[starts + 7] == _MINUS))
     start = starts[iso]
     year[iso], month[iso], day[iso] = digits(start, 4), digits(start + 5, 2), digits(start + 8, 2)
-    done = iso
-
     narrow = (second == _SLASH) | (second == _MINUS)
     wide = ~narrow & ((third == _SLASH) | (third == _MINUS))
     rest = np.flatnonzero(shape & (narrow | wide))
@@ -202,15 +200,21 @@ def _dates(column: Column, today: dt.date) -> tuple[Flags, Numbers]:
     day[slashed] = digits.one_or_two(tail_start, np.clip(tail, 1, 2))
 
     seen = np.zeros(count, np.bool_)
-    for group in (done, rest[named], rows, slashed):
+    for group in (iso, rest[named], rows, slashed):
         seen[group] = True
-    accepted = shape & seen & (year >= EARLIEST_DATE.year) & (month >= 1) & (month <= 12) & (day >= 1)  # noqa: PLR2004
+    return _days(shape & seen, year, month, day, today)
+
+
+def _days(written: Flags, year: Numbers, month: Numbers, day: Numbers, today: dt.date) -> tuple[Flags, Numbers]:
+    """Which of the written dates are days that the contract takes, and these days since 2000-01-01."""
+    values = np.zeros(len(year), np.int64)
+    accepted = written & (year >= EARLIEST_DATE.year) & (month >= 1) & (month < len(_DAYS_IN_MONTH)) & (day >= 1)
     leap = (month == _FEBRUARY) & (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     accepted &= day <= _DAYS_IN_MONTH[np.clip(month, 0, 12)] + leap
-    good_rows = np.flatnonzero(accepted)
-    months = (year[good_rows] - 1970) * 12 + month[good_rows] - 1
+    rows = np.flatnonzero(accepted)
+    months = (year[rows] - 1970) * 12 + month[rows] - 1
     days = months.astype("datetime64[M]").astype("datetime64[D]") - _EPOCH
-    values[good_rows] = days.astype(np.int64) + day[good_rows] - 1
+    values[rows] = days.astype(np.int64) + day[rows] - 1
     accepted &= values <= (today - POSTGRES_EPOCH).days
     return accepted, values
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -72,7 +72,7 @@ def key_ranges(runs: Sequence[Run], most: int, *, portion_rows: int = PORTION_RO
     return [KeyRange(runs, tuple(plans[first : first + together])) for first in range(0, len(plans), together or 1)]
 
 
-def read_ahead(ranges: Sequence[KeyRange]) -> Iterator[tuple[int, Portion]]:
+def read_ahead(ranges: Sequence[KeyRange]) -> Generator[tuple[int, Portion], None, None]:
     """The portions of all ranges with the number of their range; a thread reads the next while one is in use."""
     if sum(key_range.count for key_range in ranges) <= PORTION_ROWS:
         for number, key_range in enumerate(ranges):
@@ -98,7 +98,7 @@ def read_ahead(ranges: Sequence[KeyRange]) -> Iterator[tuple[int, Portion]]:
                     if not put((number, portion)):
                         return
             put(None)
-        except BaseException as problem:  # noqa: BLE001
+        except BaseException as problem:
             put(problem)
 
     producer = threading.Thread(target=produce, name="merge", daemon=True)
@@ -124,7 +124,9 @@ def _planned(runs: Sequence[Run], portion_rows: int) -> list[_Plan]:
     step = max(1, portion_rows // SAMPLE_ROWS)
     splitters, repeats = np.unique(samples[step::step], return_counts=True)
     # A key that is a splitter twice has at least a portion of rows: it is kept apart, and cut wherever need be.
-    bounds = [(splitter, side) for splitter, many in zip(splitters, repeats >= _HEAVY, strict=True) for side in _sides(many)]
+    bounds = [
+        (splitter, side) for splitter, many in zip(splitters, repeats >= _HEAVY, strict=True) for side in _sides(many)
+    ]
     cuts = np.zeros((len(runs), len(bounds) + 2), np.int64)
     for number, run in enumerate(runs):
         keys = _texts(run.keys(), width)

@@ -123,7 +123,7 @@ def _assembled(values: Values, keys: Octets, order: Numbers, batch_id: UUID) -> 
     for group, stride in zip(groups, strides, strict=True):
         bases[group] = base + np.arange(len(group)) * stride
         rank[group] = ranked + np.arange(len(group))
-        _write(draft, base, stride, group, values, keys, batch_id)
+        _write(draft, values, keys, group, base=base, stride=stride, batch_id=batch_id)
         base += len(group) * stride
         ranked += len(group)
     # Between two rows lies the rest of a stride: every second element is a row.
@@ -146,8 +146,9 @@ def taken(rows: pa.BinaryArray, which: Numbers) -> tuple[Octets, Numbers]:
 
 
 def _write(
-    draft: Octets, base: int, stride: int, group: Numbers, values: Values, keys: Octets, batch_id: UUID
+    draft: Octets, values: Values, keys: Octets, group: Numbers, *, base: int, stride: int, batch_id: UUID
 ) -> None:
+    """Write the group's rows into the draft, one every ``stride`` bytes from ``base`` on."""
     head = np.ndarray((len(group),), _HEAD, draft, base, (stride,))
     dated = values.dated[group]
     cents = values.cents[group]

@@ -1,5 +1,4 @@
-"""Delimited text in UTF-8: plain lines many at a time, everything else record by record, a damaged record at its own cost.
-"""
+"""Delimited text in UTF-8: plain lines many at a time, everything else record by record, a damaged record at its own cost."""
 
 from __future__ import annotations
 

@@ -57,9 +57,7 @@ class Lines:
         return int(self.starts[line]) if line < len(self) else self.stop
 
 
-def find_lines(
-    data: bytes, start: int, behind: int, delimiter: int, width: int, *, ended: bool, longest: int
-) -> Lines:
+def find_lines(data: bytes, start: int, behind: int, delimiter: int, width: int, *, ended: bool, longest: int) -> Lines:
     """Split ``data`` from ``start``, the beginning of a record, up to ``behind`` into whole lines; prove what can be proven.
 
     ``ended`` says that the file ends there; a last line without a line end is left out all the same. A line
@@ -76,14 +74,14 @@ def find_lines(
     doubtful = np.zeros(len(ends_of_lines), np.bool_)
     quotes = np.flatnonzero(octets == _QUOTE)
     if len(quotes):
-        separators = _without_quoted(octets, separators, quotes, ends_of_lines, delimiter, doubtful)
+        separators = _without_quoted(octets, separators, quotes, ends_of_lines, doubtful, delimiter=delimiter)
     last = np.flatnonzero(line_ends[separators])
     plain = (np.diff(last, prepend=-1) == width) & ~doubtful
     starts = np.concatenate((np.zeros(min(1, len(last)), np.int64), ends_of_lines[:-1] + 1))
     plain &= ends_of_lines + 1 - starts <= longest
     if stop and octets.max() >= _FIRST_HIGH:
         _doubt_bad_utf8(octets, starts, ends_of_lines, plain)
-    _doubt_blank(octets, starts, separators, last, plain, width)
+    _doubt_blank(octets, starts, separators, last, plain, width=width)
     return Lines(
         starts + start, stop + start, separators + start, last, np.flatnonzero(~plain).tolist(), width, has_returns
     )
@@ -103,7 +101,13 @@ def _line_ends(octets: _Octets, *, ended: bool) -> tuple[_Flags, bool]:
 
 
 def _without_quoted(
-    octets: _Octets, separators: Positions, quotes: Positions, ends_of_lines: Positions, delimiter: int, doubtful: _Flags
+    octets: _Octets,
+    separators: Positions,
+    quotes: Positions,
+    ends_of_lines: Positions,
+    doubtful: _Flags,
+    *,
+    delimiter: int,
 ) -> Positions:
     """The separators that stand outside quotes; lines whose quotes are out of place become doubtful."""
     line_of = np.searchsorted(ends_of_lines, quotes)
@@ -128,7 +132,8 @@ def _without_quoted(
     depth = np.zeros(len(separators) + 1, np.int8)
     depth[first[holding]] += 1
     depth[behind[holding]] -= 1
-    return separators[np.cumsum(depth[:-1], dtype=np.int8) == 0]
+    outside: Positions = separators[np.cumsum(depth[:-1], dtype=np.int8) == 0]
+    return outside
 
 
 def _doubt_bad_utf8(octets: _Octets, starts: Positions, ends_of_lines: Positions, plain: _Flags) -> None:
@@ -148,7 +153,7 @@ def _doubt_bad_utf8(octets: _Octets, starts: Positions, ends_of_lines: Positions
 
 
 def _doubt_blank(
-    octets: _Octets, starts: Positions, separators: Positions, last: Positions, plain: _Flags, width: int
+    octets: _Octets, starts: Positions, separators: Positions, last: Positions, plain: _Flags, *, width: int
 ) -> None:
     """Doubt every line in which no cell is surely more than blanks or a word for empty."""
     open_lines = np.flatnonzero(plain)

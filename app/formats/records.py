@@ -49,7 +49,6 @@ class Open:
     lines: int = 1
 
 
-
 @dataclass(slots=True)
 class Tally:
     line_number: int = 1

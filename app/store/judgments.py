@@ -182,7 +182,7 @@ class JudgmentTarget:
         with self._driver.cursor().copy(statement) as copy:
             copy.write(_COPY_HEADER)
             for part in rows:
-                octets = memoryview(part.with_ids(self._next_id)).cast("B")
+                octets = part.with_ids(self._next_id).data
                 self._next_id += len(part)
                 for start in range(0, len(octets), _COPY_BYTES):
                     copy.write(octets[start : start + _COPY_BYTES])

@@ -86,7 +86,11 @@ class Worker:
                 lines = status.read_text().splitlines()
             except OSError:
                 return
-            found = {name: int(rest.split()[0]) / 1024 for name, _, rest in (line.partition(":") for line in lines) if name in ("RssAnon", "VmRSS")}
+            found = {
+                name: int(rest.split()[0]) / 1024
+                for name, _, rest in (line.partition(":") for line in lines)
+                if name in ("RssAnon", "VmRSS")
+            }
             self.anonymous_mb = max(self.anonymous_mb, found.get("RssAnon", 0))
             self.resident_mb = max(self.resident_mb, found.get("VmRSS", 0))
 
@@ -131,10 +135,10 @@ class Bench:
 
     def export(self, path: Path) -> None:
         """Write the stored judgments in file order as COPY's text."""
-        with path.open("wb") as file, self._owner.cursor() as cursor:
-            with cursor.copy("COPY (SELECT * FROM public.judgments ORDER BY row_index) TO STDOUT") as copy:
-                for piece in copy:
-                    file.write(piece)
+        statement = "COPY (SELECT * FROM public.judgments ORDER BY row_index) TO STDOUT"
+        with path.open("wb") as file, self._owner.cursor() as cursor, cursor.copy(statement) as copy:
+            for piece in copy:
+                file.write(piece)
 
     def raw_copy(self, path: Path) -> float:
         """Seconds that raw COPY takes to put the exported rows into an identical empty table."""
@@ -193,7 +197,12 @@ def ratio_case(bench: Bench, case: str, rows: int, rounds: int) -> dict[str, Any
             results.append({"raw": bench.raw_copy(exported), **job})
     ratios = [result["raw"] / result["seconds"] for result in results]
     target = BIG_TARGET if rows >= BIG_ROWS and case == "random" else TARGETS[case]
-    return {**_summary(case, rows, results), "ratios": ratios, "ratio": statistics.median(ratios), "target": f"{target}x"}
+    return {
+        **_summary(case, rows, results),
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+        "target": f"{target}x",
+    }
 
 
 def bad_case(bench: Bench, rows: int, rounds: int) -> dict[str, Any]:
@@ -221,7 +230,7 @@ def small_case(bench: Bench, rows: int, rounds: int) -> dict[str, Any]:
             batch = bench.receive(path)
             results.append(worker.ingest(batch))
             bench.empty()
-    return {**_summary("small", rows, results), "target": "60 ms" if rows > 1000 else "25 batches/s"}  # noqa: PLR2004
+    return {**_summary("small", rows, results), "target": "60 ms" if rows > 1000 else "25 batches/s"}
 
 
 def _warm(bench: Bench, worker: Worker) -> None:

@@ -1,7 +1,7 @@
 """The files of the benchmarks, made from a seed: nine columns, mixed forms of amounts and dates, errors and duplicates."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HEADER = "Case Number,Plaintiff,Defendant,Judgment Amount,Filing Date,Court,County,Lead ID,Status\n"
@@ -31,7 +31,9 @@ _WRONG = (
 )
 
 
-def write(path: Path, rows: int, *, order: str = "random", errors: float = ERRORS, seed: int = 1, bodies: int = 2) -> None:
+def write(
+    path: Path, rows: int, *, order: str = "random", errors: float = ERRORS, seed: int = 1, bodies: int = 2
+) -> None:
     """Write a file whose case numbers come in ``order``: random or sorted. ``bodies`` seeds all other cells."""
     chance = random.Random(seed)
     numbers = list(range(rows))
@@ -51,33 +53,28 @@ def _lines(numbers: list[int], errors: float, chance: random.Random) -> Iterator
         if uniform() < errors:
             yield f"{case}{_WRONG[int(uniform() * len(_WRONG))]}\n"
             continue
-        dollars, cents = int(uniform() * 90_000) + 100, int(uniform() * 100)
-        form = int(uniform() * 6)
-        if form == 0:
-            amount = f'"${dollars:,}.{cents:02d}"'
-        elif form == 1:
-            amount = f'"{dollars:,}.{cents:02d}"'
-        elif form == 2:  # noqa: PLR2004
-            amount = str(dollars)
-        elif form == 3:  # noqa: PLR2004
-            amount = f"USD {dollars}.{cents:02d}"
-        else:
-            amount = f"{dollars}.{cents:02d}"
-        year, month, day = 1998 + int(uniform() * 26), 1 + int(uniform() * 12), 1 + int(uniform() * 28)
-        form = int(uniform() * 7)
-        if form == 0:
-            date = f"{month}/{day}/{year}"
-        elif form == 1:
-            date = f"{month:02d}/{day:02d}/{year % 100:02d}"
-        elif form == 2:  # noqa: PLR2004
-            date = f"{day}-{_MONTHS[month - 1]}-{year}"
-        elif form == 3:  # noqa: PLR2004
-            date = f"{month}/{day}/{year} 0:00"
-        elif form == 4:  # noqa: PLR2004
-            date = ""
-        else:
-            date = f"{year}-{month:02d}-{day:02d}"
+        amount, date = _amount(uniform), _date(uniform)
         plaintiff = _PLAINTIFFS[int(uniform() * len(_PLAINTIFFS))]
         name = f"{_FIRST[int(uniform() * len(_FIRST))]} {_LAST[int(uniform() * len(_LAST))]}"
         court, county = _COURTS[int(uniform() * len(_COURTS))], _COUNTIES[int(uniform() * len(_COUNTIES))]
         yield f"{case},{plaintiff},{name},{amount},{date},{court},{county},L-{int(uniform() * 1e6):06d},open\n"
+
+
+def _amount(uniform: Callable[[], float]) -> str:
+    dollars, cents = int(uniform() * 90_000) + 100, int(uniform() * 100)
+    plain, grouped = f"{dollars}.{cents:02d}", f"{dollars:,}.{cents:02d}"
+    return (f'"${grouped}"', f'"{grouped}"', str(dollars), f"USD {plain}", plain, plain)[int(uniform() * 6)]
+
+
+def _date(uniform: Callable[[], float]) -> str:
+    year, month, day = 1998 + int(uniform() * 26), 1 + int(uniform() * 12), 1 + int(uniform() * 28)
+    iso = f"{year}-{month:02d}-{day:02d}"
+    return (
+        f"{month}/{day}/{year}",
+        f"{month:02d}/{day:02d}/{year % 100:02d}",
+        f"{day}-{_MONTHS[month - 1]}-{year}",
+        f"{month}/{day}/{year} 0:00",
+        "",
+        iso,
+        iso,
+    )[int(uniform() * 7)]
