@@ -37,7 +37,10 @@ class Findings:
     @classmethod
     def into(cls, spool: Spool) -> Findings:
         """Empty findings on the spool's disk."""
-        return cls(RowSpool(spool.folder), ErrorSpool(spool.folder / "errors"))
+        findings = cls(RowSpool(spool.folder), ErrorSpool(spool.folder / "errors"))
+        spool.closing(findings.rows.close)
+        spool.closing(findings.errors.close)
+        return findings
 
     @property
     def valid(self) -> int:

@@ -6,7 +6,8 @@ import marshal
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,6 +86,11 @@ class ErrorSpool:
             self._file = self._file or _ChunkFile(self._path)
             self._file.append(self._buffer)
             self._buffer, self._buffered_bytes = [], 0
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file is not None:
+            self._file.close()
 
     def __iter__(self) -> Iterator[RowError]:
         if self._file is not None:
@@ -186,6 +192,11 @@ class Spool:
         self._root = root
         self._batch_id = batch_id
         self.folder = root / f"{batch_id}-{fence}"
+        self._files = ExitStack()
+
+    def closing(self, close: Callable[[], None]) -> None:
+        """Have this called before the folder is removed."""
+        self._files.callback(close)
 
     def __enter__(self) -> Spool:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -195,6 +206,9 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What a full disk left in a buffer is of no use to anyone.
+        with suppress(OSError):
+            self._files.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod

@@ -210,7 +210,7 @@ class CsvReader:
             if scanner.must_see_more() or len(block.rows) + len(block.damaged) >= _BLOCK_RECORDS:
                 return
             self._broken = scanner.step(block, self._broken)
-            line = lines.at(window.position)
+            line = line + 1 if lines.start_of(line + 1) == window.position else lines.at(window.position)
 
     def _close_broken(self, block: Block) -> None:
         if self._broken is not None:

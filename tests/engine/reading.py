@@ -84,7 +84,6 @@ def checked(data: bytes, folder: Path, *, today: dt.date = TODAY, limits: Limits
             for portion in key_range.portions():
                 rows += unpacked(portion.rows)
         refused = {error[0]: error for error in findings.errors}
-        findings.rows.close()
     assert [row["case_number"].encode() for row in rows] == sorted(row["case_number"].encode() for row in rows)
     return Checked({row["row_index"]: row for row in rows}, refused, findings)
 

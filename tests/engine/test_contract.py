@@ -17,7 +17,30 @@ HEADERS = ("case_number", "defendant_name", "judgment_amount", "judgment_date", 
 BLANKS = (" ", "  ", "\t", "\u00a0", "\u2003", "\u3000", "\n", "\r\n")
 WORDS = ("NA", "n/a", "Null", "-", "NAN", "N", "na ", " - ", "--")
 FORBIDDEN = ("\x00", "\x07", "\x1f", "\x7f", "\x85", "\xad", "\u061c", "\u200b", "\u2028", "\u2060", "\ufeff")
-LETTERS = ("a", "B", "é", "É", "ß", "ÿ", "×", "\u0130", "e\u0301", "\u0301", "\u1e9b", "ﬁ", "名", "😀", "Ω", "\u2126", "'", '"', ",", ";", "nN", "-")
+LETTERS = (
+    "a",
+    "B",
+    "é",
+    "É",
+    "ß",
+    "ÿ",
+    "×",
+    "\u0130",
+    "e\u0301",
+    "\u0301",
+    "\u1e9b",
+    "ﬁ",
+    "名",
+    "😀",
+    "Ω",
+    "\u2126",
+    "'",
+    '"',
+    ",",
+    ";",
+    "nN",
+    "-",
+)
 MONTHS = ("Jan", "feb", "MAR", "Apr", "May", "jun", "JUL", "Aug", "Sep", "Oct", "Nov", "Dec", "Mai", "J\u0130N", "jan.")
 
 
@@ -45,7 +68,11 @@ def amount(chance: random.Random) -> str:
     written += chance.choice(("", "", "", " USD", "USD", " ", "  "))
     if chance.random() < 0.15:
         place = chance.randrange(len(written) + 1)
-        written = written[:place] + chance.choice((",", ".", " ", "٣", "$", "(", "e5", "\t", "\x00", "")) + written[place + 1 :]
+        written = (
+            written[:place]
+            + chance.choice((",", ".", " ", "٣", "$", "(", "e5", "\t", "\x00", ""))
+            + written[place + 1 :]
+        )
     return chance.choice((written, written, written, chance.choice(WORDS), ".50", "12,34", ",123", "1,234,56", ""))
 
 
@@ -70,7 +97,21 @@ def date(chance: random.Random) -> str:
     )
     if chance.random() < 0.4:
         written += chance.choice((" ", "T", "  ", "t", "")) + chance.choice(
-            ("0:00", "00:00", "12:34:56", "1:2", "9:59:59.123", "23:59Z", "1:00 PM", "1:00pm", "01:02:03+05:30", "99:99", ":00", "123:00", "0:00:0")
+            (
+                "0:00",
+                "00:00",
+                "12:34:56",
+                "1:2",
+                "9:59:59.123",
+                "23:59Z",
+                "1:00 PM",
+                "1:00pm",
+                "01:02:03+05:30",
+                "99:99",
+                ":00",
+                "123:00",
+                "0:00:0",
+            )
         )
     if chance.random() < 0.1:
         place = chance.randrange(len(written) + 1)

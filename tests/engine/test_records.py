@@ -62,7 +62,7 @@ def test_hostile_lines_take_linear_time(line: str) -> None:
     header = b"case_number,defendant_name,judgment_amount\n"
     seconds = []
     for size in (1, 4):
-        data = header + (line + "\n").encode("latin-1") * (size * 200_000 // (len(line) + 1))
+        data = header + (line + "\n").encode("latin-1") * (size * 25_000 // (len(line) + 1))
         started = time.process_time()
         for _ in CsvReader(pieces(data, 1024 * 1024), LIMITS).blocks():
             pass
