@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from app.block import Block, Damaged, Place, Row
 from app.errors import FileRefusedError
+from app.formats.chain import Chain
 from app.formats.window import Window
 from app.judgment import is_empty
 
@@ -21,6 +22,7 @@ _LINE = re.compile(rb"[^\r\n]*+(?:\r\n|[\r\n])?")
 LINE_END = re.compile(rb"\r\n|[\r\n]")
 _QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"')
 _QUOTE, _CR, _LF = b'"\r\n'
+_CLOSING_INSIDE = "found a closing quote inside a cell, expected a delimiter or a line end behind it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Scanner:
         self._delimiter = delimiter
         self._width = width
         self._plain = re.compile(b"[^\r\n" + re.escape(delimiter) + b"]*+")
+        self._chain: Chain | None = None
 
     def must_see_more(self) -> bool:
         """Whether the window has to be filled before this line can be read: its quotes may reach beyond the end."""
@@ -153,6 +156,10 @@ class Scanner:
         while True:
             if position < limit and data[position] == _QUOTE:
                 found = _QUOTED.match(data, position, limit)
+                if found and found.end() > line_end and width is not None and position < line_end:
+                    problem = self._sure_problem(position, len(cells), width, limit)
+                    if problem is not None:
+                        return Scan(cells, line_end, problem)
                 if not found:
                     return Scan(cells, line_end, "found an opening quote that is not closed")
                 cells.append(found[1].replace(b'""', b'"'))
@@ -174,12 +181,41 @@ class Scanner:
             if byte in (_CR, _LF):
                 end = position + (2 if data[position : position + 2] == b"\r\n" else 1)
                 break
-            return Scan(
-                cells, line_end, "found a closing quote inside a cell, expected a delimiter or a line end behind it"
-            )
+            return Scan(cells, line_end, _CLOSING_INSIDE)
         if width is None or not self._is_broken(cells, width, spans_lines=end > line_end, line=data[start:line_end]):
             return Scan(cells, end)
         return Scan(cells, line_end, _count_problem(len(cells), width))
+
+    def _sure_problem(self, position: int, count: int, width: int, limit: int) -> str | None:
+        """What is wrong with a record that goes on over its line with the quoted cell at ``position``, its cell number
+        ``count``, as far as the chain of the cells from there tells; None where the record has to be scanned to know.
+        """
+        data = self._window.data
+        chain = self._chain
+        at = chain.index_of(position) if chain is not None and chain.data is data else None
+        if chain is None or at is None:
+            chain, at = Chain(data, position, self._delimiter[0], self._plain), 0
+            self._chain = chain
+        for number in range(max(count, width), width + _SURPLUS_CELLS + 1):
+            found = chain.cell(at + number - count)
+            if found is None:
+                break
+            start, end = found
+            if end > limit:
+                return None
+            content = data[start:end]
+            if data[start] == _QUOTE:
+                content = content[1:-1].replace(b'""', b'"')
+            if number >= width + _SURPLUS_CELLS or not is_empty(content.decode(errors="replace")):
+                return _count_problem(number + 1, width, more=True)
+        else:
+            return None
+        final, total = chain.end, count + chain.last - at + 1
+        if final is None or final > limit or final >= len(data):
+            return None
+        if data[final] not in (_CR, _LF):
+            return _CLOSING_INSIDE
+        return _count_problem(total, width) if total < width else None
 
     def _is_broken(self, cells: list[bytes], width: int, *, spans_lines: bool, line: bytes) -> bool:
         """Whether a wrong field count comes from a quote out of place, so that the record's end is unknown."""
