@@ -27,9 +27,11 @@ _STAGE = """
     CREATE TEMPORARY TABLE IF NOT EXISTS staged_judgments (LIKE public.judgments INCLUDING DEFAULTS) ON COMMIT DROP;
     TRUNCATE pg_temp.staged_judgments
 """
+# Each staged row is looked up by its key: LIMIT leaves the planner no other way. It knows nothing of staged rows, and a
+# vacuum in the midst of a first load tells it that there are no judgments at all.
 _FORGET_KEPT = """
     DELETE FROM pg_temp.staged_judgments staged
-    WHERE EXISTS (SELECT FROM public.judgments kept WHERE kept.case_number = staged.case_number)
+    WHERE (SELECT true FROM public.judgments kept WHERE kept.case_number = staged.case_number LIMIT 1)
 """
 _INSERT_ABSENT = f"""
     WITH inserted AS (
@@ -57,7 +59,8 @@ _KEEP_STAGED = f"""
         INSERT INTO intake.row_conflicts (batch_id, row_index, case_number, kept_batch_id, kept_row_index, fields)
         SELECT %(batch)s, staged.row_index, staged.case_number, kept.batch_id, kept.row_index,
             CASE WHEN {_SAME} THEN '{{}}'::jsonb ELSE {_DIFFERENCES} END
-        FROM pg_temp.staged_judgments staged JOIN public.judgments kept ON kept.case_number = staged.case_number
+        FROM pg_temp.staged_judgments staged
+        CROSS JOIN LATERAL (SELECT * FROM public.judgments WHERE case_number = staged.case_number LIMIT 1) kept
         WHERE (kept.batch_id, kept.row_index) <> (%(batch)s, staged.row_index)
         ORDER BY staged.row_index
         RETURNING fields
@@ -87,9 +90,8 @@ def begin_load(connection: Connection, batch_id: UUID, fence: int) -> None:
             """
             SELECT set_config('application_name', :name, true), set_config('lock_timeout', :lock_timeout, true),
                 set_config('client_connection_check_interval', '5s', true), set_config('jit', 'off', true),
-                -- The staged rows have no statistics; each is looked up by its key, whatever the tables' sizes.
-                set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),
-                set_config('enable_mergejoin', 'off', true)
+                -- Keys and ids are looked up in their index, whatever the statistics say in the midst of a load.
+                set_config('enable_seqscan', 'off', true)
             """
         ),
         {"name": f"dragonfly:{batch_id}:{fence}", "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s"},
