@@ -42,10 +42,14 @@ class Row(NamedTuple):
 
 
 class Damaged(NamedTuple):
-    """A record that could not be split; ``problem`` says what was found and what was expected."""
+    """A record that is refused as a whole; ``problem`` says what was found and what was expected.
+
+    ``cells`` are for reading, where the record has as many as the header; bytes that are not UTF-8 stand as ``\\xNN``.
+    """
 
     place: Place
     problem: str
+    cells: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)

@@ -44,7 +44,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Field -> the other headers that vendors use for it, best first; the field's own name comes before them all."""
 
 _IGNORED = re.compile(r"[\s\-._\u2010-\u2015]+")
-_SHOWN_HEADERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +103,10 @@ def map_headers(headers: Sequence[str]) -> Mapping:
             losers += [headers[place] for place in found[1:]]
     missing = [field for field in REQUIRED if field not in columns]
     if missing:
-        shown = ", ".join(excerpt(header) for header in headers[:_SHOWN_HEADERS])
-        more = f" and {len(headers) - _SHOWN_HEADERS} more" if len(headers) > _SHOWN_HEADERS else ""
+        shown = ", ".join(excerpt(header) for header in headers)
         raise FileRefusedError(
             "MISSING_COLUMNS",
-            f"No column for {', '.join(missing)}. Headers found: {shown or 'none'}{more}. "
+            f"No column for {', '.join(missing)}. Headers found: {shown or 'none'}. "
             "Name the columns as the documentation lists them.",
         )
     return Mapping(headers=tuple(headers), columns=columns, losers=tuple(losers))

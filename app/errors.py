@@ -216,6 +216,8 @@ class FileRefusedError(Exception):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+        self.reading: dict[str, object] = {}
+        """How the file was read as far as it was, where its reader could not be opened."""
 
 
 _SCOPE_TITLES: dict[Scope, str] = {

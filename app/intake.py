@@ -203,6 +203,7 @@ class _Attempt:
         self._lease = lease
         self._findings = Findings.into(spool)
         self._reader: Reader | None = None
+        self._reading_so_far: dict[str, object] = {}
         self._parse_ms = 0
 
     def run(self) -> State:
@@ -233,6 +234,7 @@ class _Attempt:
                 check.check(self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=lease.advance)
             except FileRefusedError as found:
                 refusal = found
+                self._reading_so_far = found.reading
             # A file that is refused early is still read to its end: an altered blob comes before any other fault.
             for _ in stream.pieces():
                 lease.alive()
@@ -337,7 +339,7 @@ class _Attempt:
         )
 
     def _reading(self) -> dict[str, object]:
-        how = dict(self._reader.reading()) if self._reader is not None else {}
+        how = dict(self._reader.reading()) if self._reader is not None else self._reading_so_far
         findings = self._findings
         return {**how, "empty_words": dict(findings.empty_words), "error_counts": dict(findings.error_counts)}
 

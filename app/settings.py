@@ -182,12 +182,27 @@ class Settings:
 
     def _with_running_stack(self) -> Self:
         run = read_run_file(self.run_file)
+        if not _lives(run.get("pid")):
+            return self
         found = {
             name: run[name]
             for name in ("database_url", "database_direct_url", "redis_url", "storage_url", "dragonfly_url")
             if getattr(self, name) is None and run.get(name)
         }
         return dataclasses.replace(self, **found)
+
+
+def _lives(pid: object) -> bool:
+    """Whether the process is there: a stack that was killed leaves its run file behind."""
+    if not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def inherited_environment() -> dict[str, str]:

@@ -88,39 +88,43 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 version=importlib.metadata.version("dragonfly"),
                 broker=self._broker_answers,
             )
-        if self._broker_answers:
-            in_queues = waiting(parent.app)
-            self._broker_answers = in_queues is not None
-            if in_queues is not None and in_queues >= _ENOUGH_WAITING:
-                return
-        with engine.begin() as connection:
-            due = batches.take_unhinted(connection)
-        if due and not self._hint(parent, due):
+        in_queues = waiting(parent.app)
+        self._broker_answers = in_queues is not None
+        if in_queues is None:
             self._work_without_broker()
+        elif in_queues < _ENOUGH_WAITING:
+            with engine.begin() as connection:
+                due = batches.take_unhinted(connection)
+            self._hint(parent, due)
 
-    def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> bool:
-        """Publish; whether the broker took them all. What it did not take counts as unhinted again."""
+    def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> None:
+        """Publish; what the broker does not take counts as unhinted again."""
         for number, (batch_id, priority) in enumerate(due):
             self._broker_answers = publish(parent.app, batch_id, priority)
             if not self._broker_answers:
                 with process.engine().begin() as connection:
                     for unsent, _ in due[number:]:
                         batches.forget_hint(connection, unsent)
-                return False
-        log.info("hinted again", batches=len(due))
-        return True
+                return
+        if due:
+            log.info("hinted again", batches=len(due))
 
     def _work_without_broker(self) -> None:
-        """Ingest the next batch in this process, one at a time, beside the ticks."""
-        if self._worker is not None and self._worker.is_alive():
-            return
-        with process.engine().begin() as connection:
-            chosen = batches.next_claimable(connection)
-        if chosen is not None:
-            self._worker = threading.Thread(
-                target=intake.ingest, args=(process.workshop(), chosen), name="ingest", daemon=True
-            )
+        """Ingest in this process, one batch after the other, beside the ticks, until the broker answers again."""
+        if self._worker is None or not self._worker.is_alive():
+            self._worker = threading.Thread(target=self._ingest_all, name="ingest", daemon=True)
             self._worker.start()
+
+    def _ingest_all(self) -> None:
+        try:
+            while not (self._stopping.is_set() or self._broker_answers):
+                with process.engine().begin() as connection:
+                    chosen = batches.next_claimable(connection)
+                if chosen is None:
+                    return
+                intake.ingest(process.workshop(), chosen)
+        except SQLAlchemyError as trouble:
+            log.warning("ingesting waits for the database", trouble=type(trouble).__name__)
 
 
 def hand_over() -> None:

@@ -52,6 +52,7 @@ class ProblemSchema(Schema):
     errors = fields.Dict(
         keys=fields.String(), values=fields.List(fields.String()), metadata=_doc("Which fields break which rules.")
     )
+    batch_status = fields.String(metadata=_doc("Where the batch stands, when that is the reason."))
 
 
 class UploadForm(Strict):
@@ -117,6 +118,8 @@ class BatchSchema(Schema):
     error_threshold_percent = fields.Integer(required=True)
     rejection_code = fields.String(required=True, allow_none=True)
     rejection_reason = fields.String(required=True, allow_none=True)
+    rows_processed = fields.Integer(required=True)
+    bytes_processed = fields.Integer(required=True)
     row_count_total = fields.Integer(required=True)
     row_count_valid = fields.Integer(required=True)
     row_count_invalid = fields.Integer(required=True)

@@ -97,7 +97,7 @@ class Judge:
             self._judge_plain(block, block.plain, found)
         for row in block.rows:
             self._judge_row(block, row, found)
-        found.refused += [parse_error(block, damaged) for damaged in block.damaged]
+        found.refused += [parse_error(block, self._keys, damaged) for damaged in block.damaged]
         found.refused.sort(key=lambda error: error[0])
         total = (0 if block.plain is None else len(block.plain)) + len(block.rows) + len(block.damaged)
         values = found.values()
@@ -155,7 +155,7 @@ class Judge:
                 values[name] = known.value
         if row.continuations and any(self._is_a_row(cells) for cells in row.continuations):
             problem = "found a quoted cell that spans lines which are rows by themselves, expected its closing quote"
-            found.refused.append(parse_error(block, Damaged(row.place, problem)))
+            found.refused.append(parse_error(block, self._keys, Damaged(row.place, problem, row.cells)))
         elif faults:
             raw = block.raw(row.place)
             found.refused.append(row_error(row.place, self._keys, row.cells, raw, faults))

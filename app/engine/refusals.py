@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from json.encoder import encode_basestring as _quoted
 
 from app.block import Block, Damaged, Place
@@ -29,11 +28,14 @@ def row_error(place: Place, keys: tuple[str, ...], cells: tuple[str, ...], raw: 
     )
 
 
-def parse_error(block: Block, damaged: Damaged) -> RowError:
+def parse_error(block: Block, keys: tuple[str, ...], damaged: Damaged) -> RowError:
     """The error of a record that could not be split."""
     place = damaged.place
     raw = block.raw(place)
-    shown = {"_raw": _storable(raw.decode(errors="backslashreplace").rstrip("\r\n"))}
+    if damaged.cells is not None:
+        shown = _raw_data(keys, damaged.cells)
+    else:
+        shown = _raw_data(("_raw",), (raw.decode(errors="backslashreplace").rstrip("\r\n"),))
     return (
         place.row_index,
         place.line_number,
@@ -41,7 +43,7 @@ def parse_error(block: Block, damaged: Damaged) -> RowError:
         "PARSE_ERROR",
         f"Row {place.row_number:,}: {damaged.problem}.",
         "parse",
-        json.dumps(shown, ensure_ascii=False),
+        shown,
         raw,
     )
 

@@ -51,8 +51,13 @@ class CsvReader:
         self._window = Window(pieces, 2 * limits.max_record_bytes + 4)
         self._window.fill()
         self._encoding = "utf-8"
-        self._refuse_other_formats()
-        self._header_line = self._read_header()
+        self._headers_found: list[str] = []
+        try:
+            self._refuse_other_formats()
+            self._header_line = self._read_header()
+        except FileRefusedError as refusal:
+            refusal.reading = self._reading_so_far()
+            raise
         self._width = len(self.mapping.headers)
         self._scanner = self._scanner_of(self._delimiter, self._width)
         self._broken: Open | None = None
@@ -68,6 +73,9 @@ class CsvReader:
                 self._fill_block(block)
             except FileRefusedError as found:
                 refusal = found
+            if refusal is not None or window.exhausted():
+                self._close_broken(block)
+            window.hold(None if self._broken is None else self._broken.place.start)
             yield block
             if refusal is not None:
                 raise refusal
@@ -97,6 +105,17 @@ class CsvReader:
             "warnings": self._tally.warnings,
         }
 
+    def _reading_so_far(self) -> dict[str, object]:
+        known: dict[str, object] = {
+            "container": "csv",
+            "encoding": self._encoding,
+            "skipped_records": self._tally.blank_records,
+            "warnings": self._tally.warnings,
+        }
+        if self._headers_found:
+            known.update(header_line=self._tally.line_number, headers=self._headers_found)
+        return known
+
     def _refuse_other_formats(self) -> None:
         data = self._window.data
         if data.startswith(_BOM):
@@ -121,20 +140,22 @@ class CsvReader:
             window.position += len(line)
             tally.line_number += 1
             tally.row_number += 1
+            tally.blank_records += 1
         start, header_line = window.position, tally.line_number
         refusal: FileRefusedError | None = None
         for delimiter in _DELIMITERS:
             headers, end, warnings = self._split_header(start, delimiter)
-            try:
-                mapping = map_headers(headers)
-            except FileRefusedError as problem:
-                refusal = refusal or self._worded(problem, line)
-                continue
+            self._headers_found = self._headers_found or headers
             if len(headers) > self._limits.max_columns:
                 raise FileRefusedError(
                     "LIMIT_EXCEEDED",
                     f"The header has {len(headers):,} columns, at most {self._limits.max_columns:,} are read.",
                 )
+            try:
+                mapping = map_headers(headers)
+            except FileRefusedError as problem:
+                refusal = refusal or self._worded(problem, line)
+                continue
             self.mapping, self._delimiter = mapping, delimiter
             tally.warnings += warnings
             tally.warnings += [f"column {name!r} is not used: another one holds its field" for name in mapping.losers]
@@ -189,9 +210,6 @@ class CsvReader:
         finally:
             # Also what was read before a limit was met.
             block.plain = taken.records(lines, window.data)
-        if window.exhausted():
-            self._close_broken(block)
-        window.hold(None if self._broken is None else self._broken.place.start)
 
     def _take(self, block: Block, lines: Lines, taken: _Stretches, behind: int) -> None:
         window, scanner = self._window, self._scanner

@@ -131,7 +131,8 @@ class Scanner:
         try:
             text = tuple([cell.decode() for cell in cells])
         except UnicodeDecodeError:
-            block.damaged.append(Damaged(place, "found bytes that are not UTF-8, expected text in UTF-8"))
+            shown = tuple(cell.decode(errors="backslashreplace") for cell in cells) if len(cells) == width else None
+            block.damaged.append(Damaged(place, "found bytes that are not UTF-8, expected text in UTF-8", shown))
             tally.row_index += 1
             return None
         if is_empty(text[0]) and all(map(is_empty, text)):
@@ -149,28 +150,29 @@ class Scanner:
     def scan(self, start: int, width: int | None) -> Scan:
         """Split the record at ``start``; a problem is a broken quote, or a wrong count in a record that spans lines."""
         data, delimiter = self._window.data, self._delimiter[0]
-        limit = min(len(data), start + self._limits.max_record_bytes)
+        longest = start + self._limits.max_record_bytes
+        limit = min(len(data), longest)
         line_end = start + len(self.line_at(start))
         cells: list[bytes] = []
         position = start
         while True:
-            if position < limit and data[position] == _QUOTE:
+            if position < len(data) and data[position] == _QUOTE:
                 found = _QUOTED.match(data, position, limit)
-                if found and found.end() > line_end and width is not None and position < line_end:
+                if not found:
+                    return Scan(cells, line_end, "found an opening quote that is not closed")
+                if found.end() > line_end > position and width is not None:
                     problem = self._sure_problem(position, len(cells), width, limit)
                     if problem is not None:
                         return Scan(cells, line_end, problem)
-                if not found:
-                    return Scan(cells, line_end, "found an opening quote that is not closed")
                 cells.append(found[1].replace(b'""', b'"'))
             else:
-                found = self._plain.match(data, position)
+                found = self._plain.match(data, position, limit)
                 if not found:
                     raise RuntimeError("an empty cell always matches")
                 cells.append(found[0])
             position = found.end()
-            if position >= len(data):
-                end = position
+            if position >= limit:
+                end = position + (position < len(data))
                 break
             byte = data[position]
             if byte == delimiter:
@@ -182,9 +184,18 @@ class Scanner:
                 end = position + (2 if data[position : position + 2] == b"\r\n" else 1)
                 break
             return Scan(cells, line_end, _CLOSING_INSIDE)
-        if width is None or not self._is_broken(cells, width, spans_lines=end > line_end, line=data[start:line_end]):
-            return Scan(cells, end)
-        return Scan(cells, line_end, _count_problem(len(cells), width))
+        problem = self._problem_of(cells, start, end, line_end) if width is not None or end > longest else None
+        return Scan(cells, line_end if problem else end, problem)
+
+    def _problem_of(self, cells: list[bytes], start: int, end: int, line_end: int) -> str | None:
+        """What is wrong with a record that was split to its end."""
+        longest = self._limits.max_record_bytes
+        if end - start > longest:
+            return f"found a record longer than {longest:,} bytes, expected its closing quote"
+        line = self._window.data[start:line_end]
+        if self._is_broken(cells, self._width, spans_lines=end > line_end, line=line):
+            return _count_problem(len(cells), self._width)
+        return None
 
     def _sure_problem(self, position: int, count: int, width: int, limit: int) -> str | None:
         """What is wrong with a record that goes on over its line with the quoted cell at ``position``, its cell number
@@ -201,7 +212,7 @@ class Scanner:
             if found is None:
                 break
             start, end = found
-            if end > limit:
+            if end >= limit:
                 return None
             content = data[start:end]
             if data[start] == _QUOTE:
@@ -211,7 +222,7 @@ class Scanner:
         else:
             return None
         final, total = chain.end, count + chain.last - at + 1
-        if final is None or final > limit or final >= len(data):
+        if final is None or final + len(b"\r\n") > limit:
             return None
         if data[final] not in (_CR, _LF):
             return _CLOSING_INSIDE
@@ -228,9 +239,10 @@ class Scanner:
 
     def _begins_anew(self, scan: Scan, start: int, line_length: int) -> bool:
         """Whether a record with the header's field count begins here, well-formed or damaged within its own line."""
+        line = self._window.data[start : start + line_length]
         if scan.problem is None:
-            return len(scan.cells) == self._width
-        return self._damaged_width(self._window.data[start : start + line_length]) == self._width
+            return len(scan.cells) == self._width and not _may_end_a_quoted_cell(scan, start, line)
+        return self._damaged_width(line) == self._width
 
     def _damaged_width(self, line: bytes) -> int | None:
         """How many fields a line has when what follows a closing quote is taken as part of the cell; None if open."""
@@ -256,7 +268,9 @@ class Scanner:
         while position < end:
             length = len(self.line_at(position))
             scan = self.scan(position, self._width)
-            if scan.problem is None and scan.end == position + length and len(scan.cells) == self._width:
+            line = self._window.data[position : position + length]
+            is_record = scan.problem is None and scan.end == position + length and len(scan.cells) == self._width
+            if is_record and not _may_end_a_quoted_cell(scan, position, line):
                 found.append(tuple(cell.decode(errors="replace") for cell in scan.cells))
             position += length
         return tuple(found)
@@ -286,6 +300,14 @@ class Scanner:
         block.damaged.append(Damaged(broken.place, broken.problem + lines))
         self._tally.row_index += 1
         self._tally.row_number += 1
+
+
+def _may_end_a_quoted_cell(scan: Scan, start: int, line: bytes) -> bool:
+    """Whether a well-formed line could be the last one of a quoted cell that began before it.
+
+    Quoted cells have their quotes in pairs, so an odd one stands in a cell that is not quoted: there it closes something.
+    """
+    return scan.end == start + len(line) and line.count(b'"') % 2 == 1
 
 
 def _surely_too_many(cells: list[bytes], width: int) -> bool:

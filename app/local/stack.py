@@ -200,7 +200,18 @@ def _application(
         "PYTHONUNBUFFERED": "1",
     }
     env = {**wanted.env, **{name: value for name, value in chosen.items() if value is not None}}
-    gunicorn = [sys.executable, "-m", "gunicorn", "-k", "gthread", "--threads", "32", "--no-control-socket"]
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-k",
+        "gthread",
+        "--threads",
+        "32",
+        "--no-control-socket",
+        "--limit-request-line",
+        "8190",
+    ]
     celery = [sys.executable, "-m", "celery", "-A", "tasks.worker"]
     flower_port = addresses.flower_url.rpartition(":")[2]
     queues = ("migrate", *broker)

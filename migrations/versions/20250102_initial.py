@@ -169,5 +169,9 @@ def downgrade() -> None:
         DROP SCHEMA intake;
         DROP SCHEMA ops;
         REVOKE USAGE ON SCHEMA public FROM service_role;
+        DO $$
+        BEGIN
+            EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM service_role', current_database());
+        END $$;
         """
     )

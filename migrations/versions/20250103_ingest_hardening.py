@@ -84,6 +84,9 @@ BEGIN
     IF EXISTS (
         SELECT FROM public.judgments
         WHERE id BETWEEN OLD.first_judgment_id AND OLD.last_judgment_id AND batch_id = OLD.id
+    -- Only a batch that was loaded has judgments; one without a block was not loaded by the application.
+    ) OR (OLD.first_judgment_id IS NULL AND OLD.status IN ('completed', 'reverted') AND EXISTS (
+        SELECT FROM public.judgments WHERE batch_id = OLD.id)
     ) THEN
         RAISE EXCEPTION 'batch % has judgments and may not be deleted', OLD.id
             USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'judgments_batch_id';
@@ -127,6 +130,11 @@ ALTER TABLE ops.workers ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 REVOKE ALL ON FUNCTION intake.guard_batch(), intake.keep_batch_of_judgments() FROM PUBLIC;
 GRANT SELECT, INSERT, DELETE ON intake.row_conflicts TO service_role;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ops.workers TO service_role;
+DO $$
+BEGIN
+    -- Everybody may make temporary tables by default; of the roles here only service_role needs them.
+    EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database());
+END $$;
 """
 
 
@@ -145,6 +153,10 @@ def downgrade() -> None:
         ALTER TABLE intake.batches DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
         ALTER TABLE ops.api_keys DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
         DROP TABLE ops.workers, intake.row_conflicts;
+        DO $$
+        BEGIN
+            EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO PUBLIC', current_database());
+        END $$;
         DROP TRIGGER keep_batch_of_judgments ON intake.batches;
         DROP TRIGGER guard_batch ON intake.batches;
         DROP FUNCTION intake.keep_batch_of_judgments();

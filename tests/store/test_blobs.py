@@ -115,6 +115,9 @@ class TestEveryStore:
 
     def test_it_can_be_used(self, store: Blobs) -> None:
         store.check()
+        incoming = store.incoming()
+        assert incoming.write(b"x") == 1
+        incoming.discard()
 
     def test_a_file_of_another_store_is_refused(self, store: Blobs, tmp_path: Path) -> None:
         other: Blobs = ObjectBlobs(MemoryStore()) if isinstance(store, FolderBlobs) else FolderBlobs(tmp_path / "other")

@@ -228,6 +228,16 @@ class TestDeletion:
         assert refused_by(problem) == "judgments_batch_id"
         assert look.count("intake.batches") == 1
 
+    def test_not_even_where_the_batch_names_no_block_of_ids(self, made: Batches, look: Look) -> None:
+        batch_id = made.put(State.COMPLETED)
+        made.put_judgment(batch_id, 7)
+        look.change(
+            "UPDATE intake.batches SET first_judgment_id = NULL, last_judgment_id = NULL WHERE id = :id", id=batch_id
+        )
+        with pytest.raises(IntegrityError) as problem:
+            look.change("DELETE FROM intake.batches WHERE id = :id", id=batch_id)
+        assert refused_by(problem) == "judgments_batch_id"
+
     def test_a_batch_without_judgments_goes_with_its_errors_and_duplicates(self, made: Batches, look: Look) -> None:
         batch_id = made.put(State.FAILED)
         made.put_error(batch_id, 1)

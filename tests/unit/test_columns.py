@@ -224,11 +224,10 @@ def test_the_refusal_names_what_is_missing_and_the_headers_found() -> None:
     )
 
 
-def test_the_refusal_of_a_wide_file_shows_forty_headers_and_counts_the_rest() -> None:
+def test_the_refusal_of_a_wide_file_names_every_header() -> None:
     with pytest.raises(FileRefusedError) as refused:
         map_headers([f"h{number}" for number in range(100)])
-    assert '"h39" and 60 more. ' in refused.value.reason
-    assert '"h40"' not in refused.value.reason
+    assert all(f'"h{number}"' in refused.value.reason for number in range(100))
 
 
 def test_the_refusal_of_no_headers_says_none() -> None:

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_run_file(home: Path, **content: object) -> None:
     home.mkdir(parents=True)
-    (home / "run.json").write_text(json.dumps(content))
+    (home / "run.json").write_text(json.dumps({"pid": os.getpid(), **content}))
 
 
 class TestPrecedence:
@@ -119,6 +120,12 @@ class TestRunningStack:
         monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/x")
         settings = Settings.load(home=folder / "home")
         assert (settings.database_url, settings.redis_url) == ("postgresql://elsewhere/x", "local://y")
+
+    def test_a_stack_that_was_killed_is_no_running_stack(self, folder: Path) -> None:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        write_run_file(folder / "home", database_url="local://x", pid=gone.pid)
+        assert Settings.load(home=folder / "home").database_url is None
 
     def test_the_stack_of_another_home_is_not_asked(self, folder: Path) -> None:
         write_run_file(folder / "home", database_url="local://x")
