@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from app.block import Block, Place
 from app.errors import FileRefusedError
-from app.formats import csv as formats_csv
+from app.formats import window
 from app.formats.csv import CsvReader, Limits
 from app.judgment import is_empty
 from tests.factories import clean_file
@@ -326,7 +326,7 @@ class TestCuts:
 
     @pytest.fixture(autouse=True)
     def _small_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(formats_csv, "_WINDOW_BYTES", 1)
+        monkeypatch.setattr(window, "_WINDOW_BYTES", 1)
 
     def outcome(self, pieces: Sequence[bytes], limits: Limits) -> tuple[list[Record], str | None]:
         """The records up to where the file is refused, and the refusal."""
