@@ -18,6 +18,7 @@ from app.engine.spool import SAMPLE_ROWS, Run
 from app.rows import Packed
 
 PORTION_ROWS = 20_000
+_PORTION_BYTES = 4 * 1024 * 1024
 _AHEAD = 1
 _HEAVY = 2
 
@@ -66,7 +67,10 @@ class KeyRange:
 
 
 def key_ranges(runs: Sequence[Run], most: int, *, portion_rows: int = PORTION_ROWS) -> list[KeyRange]:
-    """All rows of all runs in key order, in at most ``most`` ranges."""
+    """All rows of all runs in key order, in at most ``most`` ranges; long rows make smaller portions."""
+    size = sum(run.size for run in runs)
+    if size > _PORTION_BYTES:
+        portion_rows = min(portion_rows, max(1, sum(run.count for run in runs) * _PORTION_BYTES // size))
     plans = _planned(runs, portion_rows)
     together = -(-len(plans) // most)
     return [KeyRange(runs, tuple(plans[first : first + together])) for first in range(0, len(plans), together or 1)]

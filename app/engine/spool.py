@@ -104,6 +104,7 @@ class Run:
 
     def __init__(self, rows: Packed) -> None:
         self.count = len(rows)
+        self.size = len(rows.octets)
         self.width = rows.keys.shape[1]
         self.samples = rows.keys[::SAMPLE_ROWS].copy()
         self._rows: Packed | None = rows
