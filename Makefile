@@ -9,12 +9,14 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$candidate && break; done)
 
-.PHONY: help install up test campaign lint lock clean
+.PHONY: help install up test campaign bench fuzz lint lock clean
 
 help:
 	@echo 'make up       set up and start everything; options as in: make up ARGS="--port 8001 --home /srv/dragonfly"'
 	@echo 'make test     set up and run every test; options as in: make test ARGS="tests/unit -x"'
 	@echo 'make campaign  the long form of the survival and overlap tests: ten killed workers, twenty rounds of overlapping files'
+	@echo 'make bench    raw COPY against the whole job, on one server; options as in: make bench ARGS="--rows 5000000 --cases random"'
+	@echo 'make fuzz     the property tests of the engine for longer, from a seed of the clock; options as in: make fuzz FUZZ_ROWS=5000000'
 	@echo 'make lint     ruff, mypy and the import rules'
 	@echo 'make install  the set-up alone; the command is then $(BIN)/dragonfly'
 	@echo 'make lock     write requirements.lock anew from pyproject.toml (needs uv)'
@@ -40,6 +42,14 @@ test: $(STAMP)
 campaign: $(STAMP)
 	@KILL_ROUNDS=10 KILL_LEASE_SECONDS=15 KILL_ROWS=200000 OVERLAP_ROUNDS=20 \
 		exec $(BIN)/python -m pytest -s tests/acceptance -k "taken_over or overlapping" $(ARGS)
+
+bench: $(STAMP)
+	@exec $(BIN)/python -m tests.benchmarks $(ARGS)
+
+FUZZ_ROWS ?= 1000000
+fuzz: $(STAMP)
+	@FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} FUZZ_ROWS=$(FUZZ_ROWS) \
+		exec $(BIN)/python -m pytest -s -o timeout=0 tests/engine/test_records.py tests/engine/test_contract.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from app.columns import Mapping as ColumnMapping
+
+Positions = npt.NDArray[np.int64]
 
 
 class Place(NamedTuple):
@@ -48,17 +53,80 @@ class Damaged(NamedTuple):
 
 
 @dataclass(slots=True)
+class Plain:
+    """Records of one line each that are proven well-formed, column by column; all positions count from the block's start.
+
+    ``ends`` holds, for each record and column, the position behind the cell: that of its delimiter or line end. A cell
+    that begins with a quote ends with one; doubled quotes inside it are still doubled. The bytes are valid UTF-8.
+    """
+
+    starts: Positions
+    ends: Positions
+    record_ends: Positions
+    row_index: Positions
+    line_number: Positions
+    row_number: Positions
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def cell_starts(self, column: int) -> Positions:
+        """Where the column's cells begin."""
+        return self.starts if column == 0 else self.ends[:, column - 1] + 1
+
+
+@dataclass(slots=True)
 class Block:
-    """A run of records and the bytes in which they stand; ``offset`` is the place of ``data`` in the file."""
+    """A run of records and the bytes in which they stand; ``offset`` is the place of ``data`` in the file.
+
+    ``plain`` holds most records of an ordinary file; ``rows`` and ``damaged`` those that had to be read one by one.
+    Each record is in one of the three, in file order within it.
+    """
 
     data: bytes
     offset: int
+    plain: Plain | None = None
     rows: list[Row] = field(default_factory=list)
     damaged: list[Damaged] = field(default_factory=list)
 
     def raw(self, place: Place) -> bytes:
         """The record's exact bytes, line end included."""
         return self.data[place.start - self.offset : place.end - self.offset]
+
+    def place(self, index: int) -> Place:
+        """The place of a plain record."""
+        plain = self.plain
+        if plain is None:
+            raise IndexError(index)
+        return Place(
+            int(plain.row_index[index]),
+            int(plain.line_number[index]),
+            int(plain.row_number[index]),
+            int(plain.starts[index]) + self.offset,
+            int(plain.record_ends[index]) + self.offset,
+        )
+
+    def cell(self, index: int, column: int) -> str:
+        """A cell of a plain record."""
+        plain = self.plain
+        if plain is None:
+            raise IndexError(index)
+        start = int(plain.starts[index] if column == 0 else plain.ends[index, column - 1] + 1)
+        content = self.data[start : int(plain.ends[index, column])]
+        if content.startswith(b'"'):
+            content = content[1:-1].replace(b'""', b'"')
+        return content.decode()
+
+    def cells(self, index: int) -> tuple[str, ...]:
+        """All cells of a plain record."""
+        plain = self.plain
+        if plain is None:
+            raise IndexError(index)
+        start, ends = int(plain.starts[index]), plain.ends[index].tolist()
+        record = self.data[start : ends[-1]]
+        if b'"' not in record:
+            return tuple(record.decode().split(chr(self.data[ends[0]])))
+        return tuple(self.cell(index, column) for column in range(len(ends)))
 
 
 class Reader(Protocol):

@@ -25,14 +25,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.batch import Ledger, State, verdict
 from app.block import Reader
-from app.engine import check, load
+from app.engine import check, load, merge, refusals
 from app.engine.check import Findings
 from app.engine.load import Loaded
 from app.engine.spool import Spool
 from app.errors import FileRefusedError
 from app.formats.csv import CsvReader, Limits
 from app.lease import Lease
-from app.rows import AcceptedRow
+from app.rows import Accepted
 from app.store import batches, blobs, judgments, row_errors
 from app.store.batches import Batch, Counts, LostClaimError
 from app.store.blobs import BlobMissingError, Blobs, Incoming, StorageError
@@ -231,7 +231,7 @@ class _Attempt:
                 self._reader = CsvReader(stream.pieces(), self._workshop.limits)
                 with self._workshop.engine.begin() as connection:
                     batches.enter(connection, batch, State.VALIDATING)
-                check.check(self._findings, self._reader, today=batch.today, advance=lease.advance)
+                check.check(self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=lease.advance)
             except FileRefusedError as found:
                 refusal = found
                 self._reading_so_far = found.reading
@@ -264,7 +264,7 @@ class _Attempt:
         engine, batch, findings, lease = self._workshop.engine, self._batch, self._findings, self._lease
         with engine.begin() as connection:
             batches.enter(connection, batch, State.INSERTING)
-        ranges = findings.rows.ranges(load.MOST_RANGES, alive=lease.alive)
+        ranges = merge.key_ranges(findings.rows.runs, load.MOST_RANGES)
         with engine.begin() as connection:
             first_id = judgments.reserve_ids(connection, findings.valid)
         with engine.begin() as connection:
@@ -277,13 +277,13 @@ class _Attempt:
             lease.stop()
             batches.complete(connection, batch, self._timed(counts, started), self._reading())
 
-    def _refuse_row(self, row: AcceptedRow) -> None:
+    def _refuse_row(self, row: Accepted) -> None:
         """Keep a row that the database itself refused, from its bytes in the blob."""
         reader = self._reader
         if reader is None:
             raise RuntimeError("rows were loaded without a reader")
-        raw = self._workshop.blobs.read_range(_key_of(self._batch), row[4], row[5])
-        self._findings.refuse(check.insert_failed(row, reader.mapping.keys, reader.cells_of(raw), raw))
+        raw = self._workshop.blobs.read_range(_key_of(self._batch), row.start, row.end)
+        self._findings.refuse(refusals.insert_failed(row, reader.mapping.keys, reader.cells_of(raw), raw))
 
     def _balanced_counts(self, connection: Connection, loaded: Loaded, first_id: int) -> Counts:
         """The batch's counts, after the ledger was checked against what the database holds. Raises LedgerError."""
@@ -295,13 +295,13 @@ class _Attempt:
             total=findings.total,
             valid=valid,
             invalid=findings.invalid,
-            inserted=valid - loaded.duplicate,
-            duplicate=loaded.duplicate,
+            inserted=valid - loaded.duplicates.rows,
+            duplicate=loaded.duplicates.rows,
             errors_stored=row_errors.count(connection, batch_id),
             conflicts_stored=row_errors.count_conflicts(connection, batch_id),
             judgments_stored=stored,
             dollars_valid=findings.dollars_valid - loaded.dollars_refused,
-            dollars_duplicate=loaded.dollars_duplicate,
+            dollars_duplicate=loaded.duplicates.dollars,
             dollars_stored=dollars_stored,
         ).check()
         return Counts(
@@ -309,8 +309,8 @@ class _Attempt:
             valid=valid,
             invalid=findings.invalid,
             inserted=stored,
-            duplicate=loaded.duplicate,
-            conflict=loaded.conflict,
+            duplicate=loaded.duplicates.rows,
+            conflict=loaded.duplicates.differing,
             first_judgment_id=first_id if stored else None,
             last_judgment_id=last_id if stored else None,
         )

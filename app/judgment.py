@@ -42,7 +42,7 @@ _AMOUNT = re.compile(
 )
 # The time is dropped unread, so its form is checked and its value is not.
 _TIME = "(?:[ T][0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\\.[0-9]+)?)?(?: ?[AaPp][Mm])?(?: ?(?:Z|[+-][0-9]{2}:[0-9]{2}))?)?"
-_MONTHS = {
+MONTHS = {
     name: number
     for number, name in enumerate("JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split(), start=1)  # noqa: SIM905
 }
@@ -234,7 +234,7 @@ class CalendarDate(_Written):
         else:
             raise self.refusal(cell)
         year = found["year"]
-        month = _MONTHS.get(found["month"].upper()) if found["month"].isalpha() else int(found["month"])
+        month = MONTHS.get(found["month"].upper()) if found["month"].isalpha() else int(found["month"])
         full_year = int(year)
         if len(year) == _TWO_DIGITS:
             full_year += 2000 if full_year <= today.year % 100 else 1900

@@ -5,18 +5,24 @@ Key order is a rule: writers of overlapping batches then wait for each other and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import groupby, islice
+from itertools import groupby
+from operator import itemgetter
 
-from app.engine.spool import KeyRange
-from app.rows import VALUE_NAMES, AcceptedRow, Conflict, Kept, Outcome, Target, cents_of, values_of
+import numpy as np
+
+from app.engine.cells import Flags
+from app.engine.merge import KeyRange, Portion, read_ahead
+from app.rows import Accepted, Duplicates, Outcome, Packed, Target
 
 MOST_RANGES = 50
 """Each range is a subtransaction; beyond 64 PostgreSQL's cache of them overflows and every reader slows down."""
 
 _ASK_KEYS = 5_000
+_HELD_ROWS = 20_000
 _SMALL_ROWS = 500
 
 
@@ -24,131 +30,116 @@ _SMALL_ROWS = 500
 class Loaded:
     """What a load did."""
 
-    duplicate: int = 0
-    conflict: int = 0
+    duplicates: Duplicates = field(default_factory=Duplicates)
     refused: int = 0
-    cents_duplicate: int = 0
     cents_refused: int = 0
-
-    @property
-    def dollars_duplicate(self) -> Decimal:
-        return Decimal(self.cents_duplicate) / 100
 
     @property
     def dollars_refused(self) -> Decimal:
         return Decimal(self.cents_refused) / 100
 
 
-def load(ranges: Sequence[KeyRange], target: Target, refuse: Callable[[AcceptedRow], None]) -> Loaded:
+def load(ranges: Sequence[KeyRange], target: Target, refuse: Callable[[Accepted], None]) -> Loaded:
     """Load every range; ``refuse`` is called with each row that the database itself will not take."""
     loader = _Loader(target, refuse)
-    for key_range in ranges:
-        loader.load(key_range)
+    with closing(read_ahead(ranges)) as ahead:
+        for number, portions in groupby(ahead, key=itemgetter(0)):
+            loader.load(ranges[number], (portion for _, portion in portions))
+    loader.finish()
     return loader.done
 
 
 class _Loader:
-    def __init__(self, target: Target, refuse: Callable[[AcceptedRow], None]) -> None:
+    """Begins optimistic. After the first taken key it asks which keys stand before it inserts; where most of a range
+    stood already, it leaves the next to the database.
+    """
+
+    def __init__(self, target: Target, refuse: Callable[[Accepted], None]) -> None:
         self._target = target
         self._refuse = refuse
-        self._cautious = False
+        self._insert: Callable[[KeyRange, Iterator[Portion]], Outcome] = self._optimistic
+        self._held: list[Packed] = []
+        self._held_rows = 0
         self.done = Loaded()
 
-    def load(self, key_range: KeyRange) -> None:
-        """Begin optimistic; after the first taken key, ask which keys stand before inserting."""
-        taken = self._ask(key_range) if self._cautious else set()
-        outcome = self._target.insert(_firsts(key_range.rows(), taken))
-        if outcome is Outcome.KEY_TAKEN and not self._cautious:
-            self._cautious = True
-            taken = self._ask(key_range)
-            outcome = self._target.insert(_firsts(key_range.rows(), taken))
+    def load(self, key_range: KeyRange, portions: Iterator[Portion]) -> None:
+        """Load one range; ``portions`` are its own, which may be read only once."""
+        outcome = self._insert(key_range, portions)
+        if outcome is Outcome.KEY_TAKEN and self._insert != self._cautious:
+            self._insert = self._cautious
+            outcome = self._cautious(key_range, key_range.portions())
         if outcome is Outcome.KEY_TAKEN:
             # Another batch has committed one of the keys in between.
-            outcome, more = self._target.insert_absent(_firsts(key_range.rows(), taken))
-            taken |= more
+            outcome = self._left_to_database(key_range, key_range.portions())
         if outcome is Outcome.REFUSED:
-            self._load_piecemeal(key_range)
-        elif taken or key_range.duplicates:
-            self._keep_duplicates(key_range.rows(), taken)
+            for portion in key_range.portions():
+                for first in range(0, len(portion.rows), _SMALL_ROWS):
+                    self._halve(portion, first, min(first + _SMALL_ROWS, len(portion.rows)))
 
-    def _ask(self, key_range: KeyRange) -> set[str]:
-        taken: set[str] = set()
-        keys = (row[0] for row in _firsts(key_range.rows(), frozenset()))
-        while chunk := list(islice(keys, _ASK_KEYS)):
-            taken |= self._target.taken(chunk)
-        return taken
+    def finish(self) -> None:
+        """Keep the duplicates that are still held."""
+        if self._held:
+            self.done.duplicates.add(self._target.keep_duplicates(self._held))
+        self._held, self._held_rows = [], 0
 
-    def _keep_duplicates(self, rows: Iterable[AcceptedRow], taken: set[str]) -> None:
-        """Every row that was not inserted: those under a taken key, and those behind the first of their key."""
-        own: list[tuple[AcceptedRow, Kept]] = []
-        foreign: list[AcceptedRow] = []
-        for key, group in groupby(rows, key=lambda row: row[0]):
-            if key not in taken:
-                first = next(group)
-                kept = Kept(self._target.batch_id, first[1], values_of(first))
-                for row in group:
-                    own.append((row, kept))
-                    if len(own) >= _ASK_KEYS:
-                        self._add(own)
-                        own = []
-                continue
-            for row in group:
-                foreign.append(row)
-                if len(foreign) >= _ASK_KEYS:
-                    self._add(self._with_kept(foreign))
-                    foreign = []
-        self._add(own)
-        self._add(self._with_kept(foreign))
+    def _optimistic(self, key_range: KeyRange, portions: Iterator[Portion]) -> Outcome:
+        duplicates: list[Packed] = []
 
-    def _with_kept(self, rows: list[AcceptedRow]) -> list[tuple[AcceptedRow, Kept]]:
-        kept = self._target.kept(list(dict.fromkeys(row[0] for row in rows))) if rows else {}
-        return [(row, kept[row[0]]) for row in rows]
+        def firsts() -> Iterator[Packed]:
+            for portion in portions:
+                duplicates.append(portion.rows.chosen(~portion.firsts))
+                yield portion.rows.chosen(portion.firsts)
 
-    def _add(self, pairs: list[tuple[AcceptedRow, Kept]]) -> None:
-        if not pairs:
-            return
-        conflicts = []
-        for row, kept in pairs:
-            differences = {
-                name: [ours, theirs]
-                for name, ours, theirs in zip(VALUE_NAMES, kept.values, values_of(row), strict=True)
-                if ours != theirs
-            }
-            conflicts.append(Conflict(row[1], row[0], kept.batch_id, kept.row_index, differences))
-            self.done.duplicate += 1
-            self.done.conflict += bool(differences)
-            self.done.cents_duplicate += cents_of(row)
-        self._target.add_conflicts(conflicts)
-
-    def _load_piecemeal(self, key_range: KeyRange) -> None:
-        """The database refuses something in this range: find it by halving."""
-        rows = key_range.rows()
-        while chunk := list(islice(rows, _SMALL_ROWS)):
-            self._halve(chunk)
-
-    def _halve(self, rows: list[AcceptedRow]) -> None:
-        taken = self._target.taken(list(dict.fromkeys(row[0] for row in rows)))
-        outcome = self._target.insert(_firsts(rows, taken))
-        if outcome is Outcome.KEY_TAKEN:
-            outcome, more = self._target.insert_absent(_firsts(rows, taken))
-            taken |= more
+        outcome = self._target.insert(firsts())
         if outcome is Outcome.LOADED:
-            self._keep_duplicates(rows, taken)
-        elif len(rows) > 1:
-            middle = len(rows) // 2
-            self._halve(rows[:middle])
-            self._halve(rows[middle:])
+            self._hold(duplicates)
+        return outcome
+
+    def _cautious(self, key_range: KeyRange, portions: Iterator[Portion]) -> Outcome:
+        asked = [(portion, portion.firsts & ~self._taken(portion.rows)) for portion in portions]
+        outcome = self._target.insert(portion.rows.chosen(free) for portion, free in asked)
+        if outcome is Outcome.LOADED:
+            self._hold([portion.rows.chosen(~free) for portion, free in asked])
+            if sum(int(free.sum()) for _, free in asked) * 2 < key_range.count:
+                self._insert = self._left_to_database
+        return outcome
+
+    def _left_to_database(self, key_range: KeyRange, portions: Iterator[Portion]) -> Outcome:
+        outcome, duplicates = self._target.insert_absent(portion.rows for portion in portions)
+        if outcome is Outcome.LOADED:
+            self.done.duplicates.add(duplicates)
+            if duplicates.rows * 2 < key_range.count:
+                self._insert = self._cautious
+        return outcome
+
+    def _taken(self, rows: Packed) -> Flags:
+        keys = rows.key_texts()
+        taken: set[str] = set()
+        for first in range(0, len(keys), _ASK_KEYS):
+            taken |= self._target.taken(keys[first : first + _ASK_KEYS])
+        if not taken:
+            return np.zeros(len(keys), np.bool_)
+        return np.fromiter((key in taken for key in keys), np.bool_, len(keys))
+
+    def _hold(self, duplicates: list[Packed]) -> None:
+        """Keep duplicates many at a time; the judgments that stand are in the database by then."""
+        self._held += [rows for rows in duplicates if len(rows)]
+        self._held_rows += sum(map(len, duplicates))
+        if self._held_rows >= _HELD_ROWS:
+            self.finish()
+
+    def _halve(self, portion: Portion, first: int, behind: int) -> None:
+        """The database refuses something among these rows: find it."""
+        part = portion.rows.part(first, behind)
+        outcome, duplicates = self._target.insert_absent([part])
+        if outcome is Outcome.LOADED:
+            self.done.duplicates.add(duplicates)
+        elif len(part) > 1:
+            middle = (first + behind) // 2
+            self._halve(portion, first, middle)
+            self._halve(portion, middle, behind)
         else:
-            self._refuse(rows[0])
+            row = part.accepted(0)
+            self._refuse(row)
             self.done.refused += 1
-            self.done.cents_refused += cents_of(rows[0])
-
-
-def _firsts(rows: Iterable[AcceptedRow], taken: set[str] | frozenset[str]) -> Iterator[AcceptedRow]:
-    """The first row of every key that is not taken."""
-    key: str | None = None
-    for row in rows:
-        if row[0] != key:
-            key = row[0]
-            if key not in taken:
-                yield row
+            self.done.cents_refused += row.cents

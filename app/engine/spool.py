@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import heapq
 import marshal
+import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 
-from app.rows import AcceptedRow, RowError
+import numpy as np
 
-_CHUNK_ROWS = 500
-_RUN_ROWS = 50_000
-_RUN_BYTES = 32 * 1024 * 1024
+from app.engine.cells import Numbers, Octets
+from app.rows import PLACE, Packed, RowError
+
+_ERROR_BYTES = 4 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 # What a tuple of short texts takes in memory beyond its characters.
-_ROW_OVERHEAD = 600
+_ERROR_OVERHEAD = 600
+SAMPLE_ROWS = 128
+"""Of so many rows of a run, the key of one is kept in memory."""
 
 
 class _ChunkFile:
@@ -27,20 +31,29 @@ class _ChunkFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.size = 0
+        self._file: BinaryIO | None = path.open("wb")
+        self._offset = 0
 
     def append(self, rows: list[Any]) -> int:
-        """Write one chunk; returns its offset. OSError where the disk is full; no file is left open then."""
+        """Write one chunk; returns its offset."""
+        if self._file is None:
+            self._file = self._path.open("ab")
         content = marshal.dumps(rows)
-        offset = self.size
-        with self._path.open("ab") as file:
-            file.write(_LENGTH.pack(len(content)))
-            file.write(content)
-        self.size += _LENGTH.size + len(content)
+        offset = self._offset
+        self._file.write(_LENGTH.pack(len(content)))
+        self._file.write(content)
+        self._offset += _LENGTH.size + len(content)
         return offset
+
+    def close(self) -> None:
+        """Write out what is buffered; a full disk shows here at the latest."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def chunks(self, start: int = 0, end: int | None = None) -> Iterator[list[Any]]:
         """The chunks from offset ``start`` up to before ``end``."""
+        self.close()
         with self._path.open("rb") as file:
             file.seek(start)
             while end is None or file.tell() < end:
@@ -49,6 +62,10 @@ class _ChunkFile:
                     return
                 # Written by this very attempt, in a folder that only this user may enter.
                 yield marshal.loads(file.read(_LENGTH.unpack(head)[0]))  # noqa: S302
+
+    @property
+    def size(self) -> int:
+        return self._offset
 
 
 class ErrorSpool:
@@ -63,12 +80,17 @@ class ErrorSpool:
 
     def append(self, error: RowError) -> None:
         self._buffer.append(error)
-        self._buffered_bytes += len(error[6]) + len(error[7]) + _ROW_OVERHEAD
+        self._buffered_bytes += len(error[6]) + len(error[7]) + _ERROR_OVERHEAD
         self.count += 1
-        if self._buffered_bytes > _RUN_BYTES // 8:
+        if self._buffered_bytes > _ERROR_BYTES:
             self._file = self._file or _ChunkFile(self._path)
             self._file.append(self._buffer)
             self._buffer, self._buffered_bytes = [], 0
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file is not None:
+            self._file.close()
 
     def __iter__(self) -> Iterator[RowError]:
         if self._file is not None:
@@ -77,99 +99,88 @@ class ErrorSpool:
         yield from self._buffer
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRange:
-    """A run of rows in key order that starts with a new key; may be read more than once."""
+class Run:
+    """Rows in key order, in memory until they are written to a file behind other runs."""
 
-    rows_count: int
-    duplicates: int
-    """Rows whose key is that of the row before."""
-    _source: list[AcceptedRow] | _ChunkFile
-    _start: int
-    _end: int
+    def __init__(self, rows: Packed) -> None:
+        self.count = len(rows)
+        self.size = len(rows.octets)
+        self.width = rows.keys.shape[1]
+        self.samples = rows.keys[::SAMPLE_ROWS].copy()
+        self._rows: Packed | None = rows
+        self._file = -1
+        self._keys_at = self._ends_at = self._places_at = self._octets_at = 0
 
-    def rows(self) -> Iterator[AcceptedRow]:
-        """The rows by (case_number, row_index)."""
-        if isinstance(self._source, list):
-            yield from self._source
-        else:
-            for chunk in self._source.chunks(self._start, self._end):
-                yield from chunk
+    def write(self, file: BinaryIO) -> None:
+        """Move the rows to the end of the file. Raises OSError where the disk is full."""
+        rows = self._rows
+        if rows is None:
+            return
+        self._keys_at = file.tell()
+        self._ends_at = self._keys_at + file.write(np.ascontiguousarray(rows.keys).data)
+        self._places_at = self._ends_at + file.write(np.ascontiguousarray(rows.ends).data)
+        self._octets_at = self._places_at + file.write(np.ascontiguousarray(rows.places).data)
+        file.write(np.ascontiguousarray(rows.octets).data)
+        self._file = file.fileno()
+        self._rows = None
+
+    def keys(self) -> Octets:
+        """All keys, one row of bytes each."""
+        if self._rows is not None:
+            return self._rows.keys
+        return self._read(self._keys_at, np.dtype(np.uint8), self.count * self.width).reshape(self.count, self.width)
+
+    def part(self, first: int, behind: int) -> Packed:
+        """The rows from ``first`` up to before ``behind``."""
+        if self._rows is not None:
+            return self._rows.part(first, behind)
+        count = behind - first
+        keys = self._read(self._keys_at + first * self.width, np.dtype(np.uint8), count * self.width)
+        before = 1 if first else 0
+        ends: Numbers = self._read(self._ends_at + (first - before) * 8, np.dtype(np.int64), count + before)
+        start = int(ends[0]) if before else 0
+        places = self._read(self._places_at + first * PLACE.itemsize, PLACE, count)
+        octets = self._read(self._octets_at + start, np.dtype(np.uint8), int(ends[-1]) - start)
+        return Packed(octets, ends[before:] - start, keys.reshape(count, self.width), places)
+
+    def _read(self, offset: int, kind: np.dtype[Any], count: int) -> np.ndarray[Any, Any]:
+        # Not mapped into memory: what was read would count as the worker's own.
+        size = count * kind.itemsize
+        pieces = []
+        while size:
+            piece = os.pread(self._file, size, offset)
+            if not piece:
+                raise OSError("the spool is shorter than what was written to it")
+            pieces.append(piece)
+            offset += len(piece)
+            size -= len(piece)
+        return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), kind)
 
 
 class RowSpool:
-    """The accepted rows: sorted runs while they come, one sorted sequence when they are all there.
-
-    Rows are ordered by case_number as Python compares texts, by code point: the byte order of UTF-8, COLLATE "C".
-    """
+    """The accepted rows: one sorted run for each block, in file order. A single run never touches the disk."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._buffer: list[AcceptedRow] = []
-        self._buffered_bytes = 0
-        self._runs: list[_ChunkFile] = []
+        self._path = folder / "rows"
+        self._file: BinaryIO | None = None
+        self.runs: list[Run] = []
         self.count = 0
 
-    def append(self, row: AcceptedRow, size: int) -> None:
-        """Add a row; ``size`` is about its length in bytes."""
-        self._buffer.append(row)
-        self._buffered_bytes += size + _ROW_OVERHEAD
-        self.count += 1
-        if len(self._buffer) >= _RUN_ROWS or self._buffered_bytes > _RUN_BYTES:
-            self._write_run()
+    def add(self, rows: Packed) -> None:
+        """Add a run. Raises OSError where the disk is full."""
+        self.runs.append(Run(rows))
+        self.count += len(rows)
+        if len(self.runs) > 1:
+            if self._file is None:
+                self._file = self._path.open("wb+", buffering=0)
+                self.runs[0].write(self._file)
+            self.runs[-1].write(self._file)
 
-    def ranges(
-        self, most: int, *, least_rows: int = 20_000, alive: Callable[[], None] = lambda: None
-    ) -> list[KeyRange]:
-        """All rows in key order, cut into at most ``most`` ranges of distinct keys; call once, after the last append.
-
-        ``alive`` is called as the merge goes on.
-        """
-        if not self._runs:
-            self._buffer.sort()
-            if not self._buffer:
-                return []
-            duplicates = _duplicates(self._buffer, None)
-            return [KeyRange(len(self._buffer), duplicates, self._buffer, 0, 0)]
-        self._write_run()
-        return self._merge(max(least_rows, -(-self.count // most)), alive)
-
-    def _write_run(self) -> None:
-        if not self._buffer:
-            return
-        self._buffer.sort()
-        run = _ChunkFile(self._folder / f"run-{len(self._runs):05}")
-        for start in range(0, len(self._buffer), _CHUNK_ROWS):
-            run.append(self._buffer[start : start + _CHUNK_ROWS])
-        self._runs.append(run)
-        self._buffer, self._buffered_bytes = [], 0
-
-    def _merge(self, rows_per_range: int, alive: Callable[[], None]) -> list[KeyRange]:
-        merged = _ChunkFile(self._folder / "sorted")
-        ranges: list[KeyRange] = []
-        chunk: list[AcceptedRow] = []
-        start = rows = duplicates = 0
-        key: str | None = None
-
-        for row in heapq.merge(*(_rows_of(run) for run in self._runs)):
-            if row[0] == key:
-                duplicates += 1
-            elif rows >= rows_per_range:
-                merged.append(chunk)
-                chunk = []
-                ranges.append(KeyRange(rows, duplicates, merged, start, merged.size))
-                start, rows, duplicates = merged.size, 0, 0
-            key = row[0]
-            chunk.append(row)
-            rows += 1
-            if len(chunk) >= _CHUNK_ROWS:
-                merged.append(chunk)
-                chunk = []
-                alive()
-        if chunk:
-            merged.append(chunk)
-        ranges.append(KeyRange(rows, duplicates, merged, start, merged.size))
-        return ranges
+    def close(self) -> None:
+        """Give the file back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Spool:
@@ -182,6 +193,11 @@ class Spool:
         self._root = root
         self._batch_id = batch_id
         self.folder = root / f"{batch_id}-{fence}"
+        self._files = ExitStack()
+
+    def closing(self, close: Callable[[], None]) -> None:
+        """Have this called before the folder is removed."""
+        self._files.callback(close)
 
     def __enter__(self) -> Spool:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -191,6 +207,9 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # What a full disk left in a buffer is of no use to anyone.
+        with suppress(OSError):
+            self._files.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
@@ -217,16 +236,3 @@ class SpoolFolder:
     def remove(self) -> None:
         """Remove it with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
-
-
-def _rows_of(run: _ChunkFile) -> Iterator[AcceptedRow]:
-    for chunk in run.chunks():
-        yield from chunk
-
-
-def _duplicates(rows: list[AcceptedRow], key: str | None) -> int:
-    count = 0
-    for row in rows:
-        count += row[0] == key
-        key = row[0]
-    return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -12,7 +11,7 @@ import psycopg
 from psycopg import errors
 from sqlalchemy import Connection, text
 
-from app.rows import AcceptedRow, Conflict, Kept, Outcome
+from app.rows import COPY_COLUMNS, VALUE_NAMES, Duplicates, Outcome, Packed
 
 LOCK_TIMEOUT_SECONDS = 60
 """How long a load waits for one key of another batch that has not committed."""
@@ -20,16 +19,56 @@ LOCK_TIMEOUT_SECONDS = 60
 _UNIQUE_KEY = "judgments_case_number_key"
 # One sequence serves every batch; the lock lets each take a contiguous block of it.
 _ID_LOCK = 0x6A756467
-_COLUMNS = (
-    "id, case_number, plaintiff_name, defendant_name, judgment_amount, judgment_date, court, county,"
-    " batch_id, row_index, line_number"
-)
 _COPY_BYTES = 128 * 1024
-_SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_VALUES = (
-    "plaintiff_name, defendant_name, judgment_amount::text AS judgment_amount,"
-    " judgment_date::text AS judgment_date, court, county"
+_COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+_COPY_TRAILER = b"\xff\xff"
+
+_STAGE = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_judgments (LIKE public.judgments INCLUDING DEFAULTS) ON COMMIT DROP;
+    TRUNCATE pg_temp.staged_judgments
+"""
+# Each staged row is looked up by its key: LIMIT leaves the planner no other way. It knows nothing of staged rows, and a
+# vacuum in the midst of a first load tells it that there are no judgments at all.
+_FORGET_KEPT = """
+    DELETE FROM pg_temp.staged_judgments staged
+    WHERE (SELECT true FROM public.judgments kept WHERE kept.case_number = staged.case_number LIMIT 1)
+"""
+_INSERT_ABSENT = f"""
+    WITH inserted AS (
+        INSERT INTO public.judgments ({", ".join(COPY_COLUMNS)})
+        SELECT {", ".join(COPY_COLUMNS)} FROM pg_temp.staged_judgments
+        ORDER BY case_number COLLATE "C", row_index ON CONFLICT (case_number) DO NOTHING
+        RETURNING judgment_amount
+    )
+    SELECT coalesce(sum(judgment_amount), 0) FROM inserted
+"""
+# Values are shown as text; the dates' form does not hang on a setting.
+_SHOWN = {
+    "judgment_amount": "{}.judgment_amount::text",
+    "judgment_date": "to_char({}.judgment_date, 'YYYY-MM-DD')",
+}
+_DIFFERENCES = " || ".join(
+    f"CASE WHEN kept.{name} IS DISTINCT FROM staged.{name} THEN jsonb_build_object('{name}', jsonb_build_array("
+    f"{_SHOWN.get(name, '{}.' + name).format('kept')}, {_SHOWN.get(name, '{}.' + name).format('staged')}))"
+    " ELSE '{}'::jsonb END"
+    for name in VALUE_NAMES
 )
+_SAME = " AND ".join(f"kept.{name} IS NOT DISTINCT FROM staged.{name}" for name in VALUE_NAMES)
+_KEEP_STAGED = f"""
+    WITH added AS (
+        INSERT INTO intake.row_conflicts (batch_id, row_index, case_number, kept_batch_id, kept_row_index, fields)
+        SELECT %(batch)s, staged.row_index, staged.case_number, kept.batch_id, kept.row_index,
+            CASE WHEN {_SAME} THEN '{{}}'::jsonb ELSE {_DIFFERENCES} END
+        FROM pg_temp.staged_judgments staged
+        CROSS JOIN LATERAL (SELECT * FROM public.judgments WHERE case_number = staged.case_number LIMIT 1) kept
+        WHERE (kept.batch_id, kept.row_index) <> (%(batch)s, staged.row_index)
+        ORDER BY staged.row_index
+        RETURNING fields
+    )
+    SELECT count(*), count(*) FILTER (WHERE fields <> '{{}}'),
+        (SELECT coalesce(sum(judgment_amount), 0) FROM pg_temp.staged_judgments)
+    FROM added
+"""
 
 
 def reserve_ids(connection: Connection, count: int) -> int:
@@ -50,7 +89,9 @@ def begin_load(connection: Connection, batch_id: UUID, fence: int) -> None:
         text(
             """
             SELECT set_config('application_name', :name, true), set_config('lock_timeout', :lock_timeout, true),
-                set_config('client_connection_check_interval', '5s', true)
+                set_config('client_connection_check_interval', '5s', true), set_config('jit', 'off', true),
+                -- Keys and ids are looked up in their index, whatever the statistics say in the midst of a load.
+                set_config('enable_seqscan', 'off', true)
             """
         ),
         {"name": f"dragonfly:{batch_id}:{fence}", "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s"},
@@ -81,43 +122,42 @@ class JudgmentTarget:
     def __init__(
         self, connection: Connection, batch_id: UUID, *, first_id: int, alive: Callable[[], None] = lambda: None
     ) -> None:
-        self.batch_id = batch_id
-        self._connection = connection
+        self._batch_id = batch_id
         self._driver: psycopg.Connection[Any] = _driver(connection)
         self._next_id = first_id
         self._alive = alive
 
-    def insert(self, rows: Iterable[AcceptedRow]) -> Outcome:
+    def insert(self, rows: Iterable[Packed]) -> Outcome:
         """COPY the rows under a savepoint."""
         return self._under_savepoint(lambda: self._copy("public.judgments", rows))
 
-    def insert_absent(self, rows: Iterable[AcceptedRow]) -> tuple[Outcome, set[str]]:
-        """By way of a temporary table, in key order, leaving out what stands; returns the keys left out."""
-        taken: set[str] = set()
+    def insert_absent(self, rows: Iterable[Packed]) -> tuple[Outcome, Duplicates]:
+        """By way of a temporary table, in key order, keeping as duplicates what stands."""
+        kept = Duplicates()
 
         def write() -> None:
-            execute = self._driver.execute
-            execute(
-                "CREATE TEMPORARY TABLE IF NOT EXISTS absent_judgments"
-                " (LIKE public.judgments INCLUDING DEFAULTS) ON COMMIT DROP"
-            )
-            execute("TRUNCATE pg_temp.absent_judgments")
-            self._copy("pg_temp.absent_judgments", rows)
-            execute(
-                f"INSERT INTO public.judgments ({_COLUMNS}) SELECT {_COLUMNS} FROM pg_temp.absent_judgments"
-                ' ORDER BY case_number COLLATE "C" ON CONFLICT (case_number) DO NOTHING'
-            )
+            staged = self._stage(rows)
+            kept.add(self._keep_staged())
+            if kept.rows == staged:
+                return
+            self._driver.execute(_FORGET_KEPT)
             self._alive()
-            taken.update(
-                key
-                for (key,) in execute(
-                    "SELECT case_number FROM pg_temp.absent_judgments a"
-                    " WHERE NOT EXISTS (SELECT FROM public.judgments j WHERE j.id = a.id)"
-                )
-            )
+            inserted = self._driver.execute(_INSERT_ABSENT).fetchone()
+            # What still meets a key: the file's own duplicates, and those of a batch that has just committed.
+            late = self._keep_staged()
+            kept.rows += late.rows
+            kept.differing += late.differing
+            kept.dollars -= inserted[0] if inserted else 0
 
         outcome = self._under_savepoint(write)
-        return outcome, taken if outcome is Outcome.LOADED else set()
+        return outcome, kept if outcome is Outcome.LOADED else Duplicates()
+
+    def keep_duplicates(self, rows: Iterable[Packed]) -> Duplicates:
+        """Keep rows whose key stands, with the fields in which they differ from the judgment that stands."""
+        next_id = self._next_id
+        self._stage(rows)
+        self._next_id = next_id
+        return self._keep_staged()
 
     def taken(self, keys: Sequence[str]) -> set[str]:
         """Which of the keys stand already."""
@@ -127,50 +167,29 @@ class JudgmentTarget:
         )
         return {key for (key,) in rows}
 
-    def kept(self, keys: Sequence[str]) -> dict[str, Kept]:
-        """The judgments that stand under the keys."""
+    def _stage(self, rows: Iterable[Packed]) -> int:
+        self._driver.execute(_STAGE)
+        first_id = self._next_id
+        self._copy("pg_temp.staged_judgments", rows)
         self._alive()
-        rows = self._driver.execute(
-            f"SELECT case_number, batch_id, row_index, {_VALUES} FROM public.judgments WHERE case_number = ANY(%s)",
-            [list(keys)],
-        )
-        return {key: Kept(batch_id, row_index, tuple(values)) for key, batch_id, row_index, *values in rows}
+        return self._next_id - first_id
 
-    def add_conflicts(self, conflicts: Sequence[Conflict]) -> None:
-        """COPY duplicates."""
-        statement = (
-            "COPY intake.row_conflicts (batch_id, row_index, case_number, kept_batch_id, kept_row_index, fields)"
-            " FROM STDIN"
-        )
+    def _keep_staged(self) -> Duplicates:
+        found = self._driver.execute(_KEEP_STAGED, {"batch": self._batch_id}).fetchone()
+        self._alive()
+        return Duplicates(*found) if found else Duplicates()
+
+    def _copy(self, table: str, rows: Iterable[Packed]) -> None:
+        statement = f"COPY {table} ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
         with self._driver.cursor().copy(statement) as copy:
-            for conflict in conflicts:
-                copy.write_row(
-                    (
-                        self.batch_id,
-                        conflict.row_index,
-                        conflict.case_number,
-                        conflict.kept_batch_id,
-                        conflict.kept_row_index,
-                        json.dumps(conflict.fields, ensure_ascii=False),
-                    )
-                )
-        self._alive()
-
-    def _copy(self, table: str, rows: Iterable[AcceptedRow]) -> None:
-        first, batch = self._next_id, str(self.batch_id)
-        pending: list[str] = []
-        size = 0
-        with self._driver.cursor().copy(f"COPY {table} ({_COLUMNS}) FROM STDIN") as copy:
-            for row_id, row in enumerate(rows, start=first):
-                line = _copy_line(row_id, batch, row)
-                pending.append(line)
-                size += len(line)
-                self._next_id = row_id + 1
-                if size >= _COPY_BYTES:
-                    copy.write("".join(pending))
-                    pending, size = [], 0
+            copy.write(_COPY_HEADER)
+            for part in rows:
+                octets = part.with_ids(self._next_id).data
+                self._next_id += len(part)
+                for start in range(0, len(octets), _COPY_BYTES):
+                    copy.write(octets[start : start + _COPY_BYTES])
                     self._alive()
-            copy.write("".join(pending))
+            copy.write(_COPY_TRAILER)
 
     def _under_savepoint(self, write: Callable[[], None]) -> Outcome:
         first_id = self._next_id
@@ -193,13 +212,6 @@ class JudgmentTarget:
         self._next_id = first_id
         self._alive()
         return outcome
-
-
-def _copy_line(row_id: int, batch_id: str, row: AcceptedRow) -> str:
-    case_number, row_index, line_number, _, _, _, plaintiff, defendant, amount, date, court, county = row
-    values = (case_number, plaintiff, defendant, amount, date, court, county)
-    text_values = "\t".join(["\\N" if value is None else value.translate(_SPECIAL) for value in values])
-    return f"{row_id}\t{text_values}\t{batch_id}\t{row_index}\t{line_number}\n"
 
 
 def _driver(connection: Connection) -> psycopg.Connection[Any]:

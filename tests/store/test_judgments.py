@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from app.rows import AcceptedRow, Conflict, Kept, Outcome
+from app.engine.cells import PAD
+from app.engine.pack import TEXTS, Values, pack
+from app.rows import PLACE, Duplicates, Outcome, Packed
 from app.store import judgments, row_errors
 from app.store.judgments import JudgmentTarget
 from tests.conftest import Look
 from tests.store.conftest import Batches
 
 
-def accepted(case_number: str, row_index: int = 0, **overrides: Any) -> AcceptedRow:
-    """A row as the engine hands it over."""
-    values = {
+def accepted(case_number: str, row_index: int = 0, **overrides: Any) -> dict[str, Any]:
+    """A row as the engine has read it; days count from 2000-01-01."""
+    return {
+        "case_number": case_number,
+        "row_index": row_index,
         "plaintiff_name": "Harrow Lending LLC",
         "defendant_name": "Ada Marlow",
-        "judgment_amount": "1234.50",
-        "judgment_date": "2024-01-31",
+        "cents": 1234_50,
+        "days": (dt.date(2024, 1, 31) - dt.date(2000, 1, 1)).days,
         "court": None,
         "county": "Kings",
         **overrides,
     }
-    return (case_number, row_index, row_index + 2, row_index + 2, 0, 10, *values.values())  # type: ignore[return-value]
+
+
+def packed(batch_id: UUID, rows: Iterable[dict[str, Any]]) -> list[Packed]:
+    """The rows as the engine hands them over."""
+    found = list(rows)
+    texts: dict[str, tuple[list[int], list[int]]] = {name: ([], []) for name in TEXTS}
+    octets = bytearray(PAD)
+    for row in found:
+        for name, (starts, lengths) in texts.items():
+            content = row[name]
+            starts.append(len(octets))
+            lengths.append(-1 if content is None else len(content.encode()))
+            octets += (content or "").encode()
+    octets += bytes(PAD)
+    numbers = {name: np.array([row[name] or 0 for row in found], np.int64) for name in ("cents", "days", "row_index")}
+    values = Values(
+        np.frombuffer(bytes(octets), np.uint8),
+        {name: (np.array(starts), np.array(lengths)) for name, (starts, lengths) in texts.items()},
+        numbers["cents"],
+        numbers["days"],
+        np.array([row["days"] is not None for row in found]),
+        numbers["row_index"],
+        numbers["row_index"] + 2,
+        np.zeros(len(found), PLACE),
+    )
+    return [pack(values, batch_id)]
 
 
 @pytest.fixture
@@ -71,11 +102,11 @@ class TestInsert:
     def test_every_value_arrives_as_it_is(self, loading: Connection, batch_id: UUID, look: Look) -> None:
         awkward = "tab\tline\nreturn\rback\\slash \\N \\. 'quote' \"é\" \U0001f600"
         rows = [
-            accepted("C-1", 3, plaintiff_name=None, judgment_date=None, court=None, county=None),
-            accepted("C-2", 1, defendant_name=awkward, court="", judgment_amount="999999999999.99"),
+            accepted("C-1", 3, plaintiff_name=None, days=None, court=None, county=None),
+            accepted("C-2", 1, defendant_name=awkward, court="", cents=99_999_999_999_999),
         ]
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        assert target.insert(rows) is Outcome.LOADED
+        assert target.insert(packed(batch_id, rows)) is Outcome.LOADED
         loading.commit()
         assert look.rows(
             "SELECT id, case_number, plaintiff_name, defendant_name, judgment_amount, judgment_date::text, court, county,"
@@ -90,8 +121,8 @@ class TestInsert:
     ) -> None:
         made.put_judgment(uuid4(), 1, case_number="C-2")
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        assert target.insert([accepted("C-1"), accepted("C-2"), accepted("C-3")]) is Outcome.KEY_TAKEN
-        assert target.insert([accepted("C-1"), accepted("C-3")]) is Outcome.LOADED
+        assert target.insert(packed(batch_id, [accepted("C-1"), accepted("C-2"), accepted("C-3")])) is Outcome.KEY_TAKEN
+        assert target.insert(packed(batch_id, [accepted("C-1"), accepted("C-3")])) is Outcome.LOADED
         loading.commit()
         assert look.rows("SELECT id, case_number FROM public.judgments ORDER BY id") == [
             (1, "C-2"),
@@ -101,21 +132,22 @@ class TestInsert:
 
     @pytest.mark.parametrize(
         "refused",
-        [{"judgment_amount": "1234567890123.00"}, {"judgment_date": "2024-02-31"}, {"defendant_name": "\x00"}],
+        [{"cents": 1234567890123_00}, {"days": 2**31 - 2}, {"defendant_name": "\x00"}],
     )
     def test_a_row_that_the_database_refuses_refuses_the_range(
-        self, loading: Connection, batch_id: UUID, look: Look, refused: dict[str, str]
+        self, loading: Connection, batch_id: UUID, look: Look, refused: dict[str, Any]
     ) -> None:
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        assert target.insert([accepted("C-1"), accepted("C-2", **refused)]) is Outcome.REFUSED
-        assert target.insert([accepted("C-3")]) is Outcome.LOADED
+        assert target.insert(packed(batch_id, [accepted("C-1"), accepted("C-2", **refused)])) is Outcome.REFUSED
+        assert target.insert(packed(batch_id, [accepted("C-3")])) is Outcome.LOADED
         loading.commit()
         assert look.rows("SELECT id, case_number FROM public.judgments") == [(501, "C-3")]
 
     def test_it_says_that_it_moves(self, loading: Connection, batch_id: UUID) -> None:
         moves: list[None] = []
         target = JudgmentTarget(loading, batch_id, first_id=1, alive=lambda: moves.append(None))
-        target.insert(accepted(f"C-{number:06}", number, defendant_name="x" * 400) for number in range(2_000))
+        rows = [accepted(f"C-{number:06}", number, defendant_name="x" * 400) for number in range(2_000)]
+        target.insert(packed(batch_id, rows))
         assert len(moves) > 5
 
     def test_what_loses_the_claim_ends_it(self, loading: Connection, batch_id: UUID) -> None:
@@ -123,7 +155,7 @@ class TestInsert:
             raise TimeoutError
 
         with pytest.raises(TimeoutError):
-            JudgmentTarget(loading, batch_id, first_id=1, alive=lost).insert([accepted("C-1")])
+            JudgmentTarget(loading, batch_id, first_id=1, alive=lost).insert(packed(batch_id, [accepted("C-1")]))
         loading.rollback()
 
     def test_an_unavailable_database_is_no_refusal(self, database: Engine, batch_id: UUID, look: Look) -> None:
@@ -132,19 +164,20 @@ class TestInsert:
             ((pid,),) = connection.execute(text("SELECT pg_backend_pid()"))
             look.rows("SELECT pg_terminate_backend(:pid, 5000)", pid=pid)
             with pytest.raises(psycopg.OperationalError):
-                target.insert([accepted("C-1")])
+                target.insert(packed(batch_id, [accepted("C-1")]))
             connection.invalidate()
 
 
 class TestInsertAbsent:
-    def test_it_leaves_out_what_stands_and_names_it(
+    def test_it_leaves_out_what_stands_and_keeps_it_as_duplicate(
         self, loading: Connection, batch_id: UUID, made: Batches, look: Look
     ) -> None:
         made.put_judgment(uuid4(), 1, case_number="C-2")
         made.put_judgment(uuid4(), 2, case_number="C-4")
         target = JudgmentTarget(loading, batch_id, first_id=501)
         rows = [accepted(f"C-{number}", number) for number in range(1, 6)]
-        assert target.insert_absent(rows) == (Outcome.LOADED, {"C-2", "C-4"})
+        rows.append(accepted("C-5", 9))
+        assert target.insert_absent(packed(batch_id, rows)) == (Outcome.LOADED, Duplicates(3, 2, Decimal("3703.50")))
         loading.commit()
         assert look.rows("SELECT case_number FROM public.judgments WHERE batch_id = :id ORDER BY 1", id=batch_id) == [
             ("C-1",),
@@ -154,15 +187,16 @@ class TestInsertAbsent:
 
     def test_it_may_be_called_again_in_one_load(self, loading: Connection, batch_id: UUID, look: Look) -> None:
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        assert target.insert_absent([accepted("C-1")]) == (Outcome.LOADED, set())
-        assert target.insert_absent([accepted("C-1"), accepted("C-2")]) == (Outcome.LOADED, {"C-1"})
+        first, again = packed(batch_id, [accepted("C-1")]), packed(batch_id, [accepted("C-1", 1), accepted("C-2", 2)])
+        assert target.insert_absent(first) == (Outcome.LOADED, Duplicates())
+        assert target.insert_absent(again) == (Outcome.LOADED, Duplicates(1, 0, Decimal("1234.50")))
         loading.commit()
         assert look.rows("SELECT count(DISTINCT id), count(*) FROM public.judgments") == [(2, 2)]
 
     def test_a_refused_row_inserts_none(self, loading: Connection, batch_id: UUID) -> None:
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        refused = accepted("C-2", judgment_amount="1234567890123.00")
-        assert target.insert_absent([accepted("C-1"), refused]) == (Outcome.REFUSED, set())
+        refused = accepted("C-2", cents=1234567890123_00)
+        assert target.insert_absent(packed(batch_id, [accepted("C-1"), refused])) == (Outcome.REFUSED, Duplicates())
         assert target.taken(["C-1", "C-2"]) == set()
 
 
@@ -170,28 +204,36 @@ class TestWhatStands:
     def test_taken_names_the_keys_that_stand(self, loading: Connection, batch_id: UUID, made: Batches) -> None:
         made.put_judgment(uuid4(), 1, case_number="C-2")
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        target.insert([accepted("C-1")])
+        target.insert(packed(batch_id, [accepted("C-1")]))
         assert target.taken(["C-1", "C-2", "C-3", "c-2"]) == {"C-1", "C-2"}
         assert target.taken([]) == set()
 
-    def test_kept_gives_their_values_as_texts(self, loading: Connection, batch_id: UUID, made: Batches) -> None:
+    def test_duplicates_are_kept_with_their_differences(
+        self, loading: Connection, batch_id: UUID, made: Batches, look: Look
+    ) -> None:
         other = uuid4()
-        made.put_judgment(other, 1, case_number="C-1", row_index=9, judgment_date="2024-01-31", judgment_amount="7")
+        made.put_judgment(
+            other, 1, case_number="C-1", row_index=9, judgment_date="2024-01-31", judgment_amount="7", county="Kings"
+        )
         target = JudgmentTarget(loading, batch_id, first_id=501)
-        assert target.kept(["C-1", "C-2"]) == {
-            "C-1": Kept(other, 9, (None, "Ada Marlow", "7.00", "2024-01-31", None, None))
-        }
-
-    def test_duplicates_are_kept_with_their_differences(self, loading: Connection, batch_id: UUID, look: Look) -> None:
-        other = uuid4()
-        target = JudgmentTarget(loading, batch_id, first_id=501)
-        fields = {"defendant_name": ["Ada", 'Bé"la\\'], "court": [None, "Civil"]}
-        target.add_conflicts([Conflict(4, "C-1", other, 2, fields), Conflict(5, "C-2", batch_id, 1, {})])
+        target.insert(packed(batch_id, [accepted("C-2", 1)]))
+        again = [
+            accepted("C-1", 4, days=None, defendant_name='Bé"la\\', court="Civil"),
+            accepted("C-2", 5),
+        ]
+        assert target.keep_duplicates(packed(batch_id, again)) == Duplicates(2, 1, Decimal("2469.00"))
         loading.commit()
+        fields = {
+            "plaintiff_name": [None, "Harrow Lending LLC"],
+            "defendant_name": ["Ada Marlow", 'Bé"la\\'],
+            "judgment_amount": ["7.00", "1234.50"],
+            "judgment_date": ["2024-01-31", None],
+            "court": [None, "Civil"],
+        }
         assert look.rows(
             "SELECT batch_id, row_index, case_number, kept_batch_id, kept_row_index, fields"
             " FROM intake.row_conflicts ORDER BY row_index"
-        ) == [(batch_id, 4, "C-1", other, 2, fields), (batch_id, 5, "C-2", batch_id, 1, {})]
+        ) == [(batch_id, 4, "C-1", other, 9, fields), (batch_id, 5, "C-2", batch_id, 1, {})]
 
 
 class TestTotals:

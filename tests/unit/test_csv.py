@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from app.block import Block, Place
 from app.errors import FileRefusedError
-from app.formats import csv as formats_csv
+from app.formats import window
 from app.formats.csv import CsvReader, Limits
 from app.judgment import is_empty
 from tests.factories import clean_file
@@ -40,6 +40,8 @@ def records_of(block: Block) -> list[Record]:
     """The block's records; the one place here that knows how a block holds them."""
     found = [Record(row.place, row.cells, None, block.raw(row.place)) for row in block.rows]
     found += [Record(lost.place, None, lost.problem, block.raw(lost.place)) for lost in block.damaged]
+    plain = range(0 if block.plain is None else len(block.plain))
+    found += [Record(block.place(index), block.cells(index), None, block.raw(block.place(index))) for index in plain]
     return sorted(found)
 
 
@@ -324,7 +326,7 @@ class TestCuts:
 
     @pytest.fixture(autouse=True)
     def _small_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(formats_csv, "_WINDOW_BYTES", 1)
+        monkeypatch.setattr(window, "_WINDOW_BYTES", 1)
 
     def outcome(self, pieces: Sequence[bytes], limits: Limits) -> tuple[list[Record], str | None]:
         """The records up to where the file is refused, and the refusal."""

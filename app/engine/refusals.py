@@ -1,0 +1,74 @@
+"""Refusals: a row that is not accepted, in words and with its exact bytes."""
+
+from __future__ import annotations
+
+from json.encoder import encode_basestring as _quoted
+
+from app.block import Block, Damaged, Place
+from app.errors import CATALOGUE
+from app.judgment import Fault
+from app.rows import Accepted, RowError
+
+Faults = list[tuple[str, Fault]]
+"""Header -> fault, in the order in which the faults are ranked."""
+
+
+def row_error(place: Place, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes, faults: Faults) -> RowError:
+    """The error of a well-formed row; ``keys`` name its cells."""
+    where = "; ".join(f"column {header}: {fault.message}" for header, fault in faults)
+    return (
+        place.row_index,
+        place.line_number,
+        place.row_number,
+        faults[0][1].code,
+        _storable(f"Row {place.row_number:,}, {where}."),
+        "validate",
+        _raw_data(keys, cells),
+        raw,
+    )
+
+
+def parse_error(block: Block, keys: tuple[str, ...], damaged: Damaged) -> RowError:
+    """The error of a record that could not be split."""
+    place = damaged.place
+    raw = block.raw(place)
+    if damaged.cells is not None:
+        shown = _raw_data(keys, damaged.cells)
+    else:
+        shown = _raw_data(("_raw",), (raw.decode(errors="backslashreplace").rstrip("\r\n"),))
+    return (
+        place.row_index,
+        place.line_number,
+        place.row_number,
+        "PARSE_ERROR",
+        f"Row {place.row_number:,}: {damaged.problem}.",
+        "parse",
+        shown,
+        raw,
+    )
+
+
+def insert_failed(row: Accepted, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes) -> RowError:
+    """The error of an accepted row that the database itself refused."""
+    message = f"Row {row.row_number:,}: {CATALOGUE['INSERT_FAILED'].sentence}"
+    return (
+        row.row_index,
+        row.line_number,
+        row.row_number,
+        "INSERT_FAILED",
+        message,
+        "upsert",
+        _raw_data(keys, cells),
+        raw,
+    )
+
+
+def _storable(text: str) -> str:
+    """The text with NUL, which PostgreSQL does not take, shown as U+2400."""
+    return text.replace("\x00", "\u2400")
+
+
+def _raw_data(keys: tuple[str, ...], cells: tuple[str, ...]) -> str:
+    """A record for reading, as JSON: header -> cell."""
+    pairs = [f"{_quoted(key)}: {_quoted(_storable(cell))}" for key, cell in zip(keys, cells, strict=True)]
+    return "{" + ", ".join(pairs) + "}"
