@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from app.engine.cells import PAD, Flags, Numbers, Octets, windows
@@ -16,7 +18,7 @@ TEXTS = ("case_number", "defendant_name", "plaintiff_name", "court", "county")
 """The texts of a packed row, in its order."""
 
 # The fields of fixed length, in the order of COPY_COLUMNS, each behind its length. An amount has three digits of base
-# 10,000 before the point and one behind it; PostgreSQL drops the zeros.
+# 10,000 before the point and one behind it, each in two bytes; PostgreSQL drops the zeros.
 _HEAD = np.dtype(
     [
         ("fields", ">i2"),
@@ -29,7 +31,7 @@ _HEAD = np.dtype(
         ("weight", ">i2"),
         ("sign", ">i2"),
         ("scale", ">i2"),
-        ("amount", ">i2", 4),
+        ("amount", ">i8"),
         ("batch_length", ">i4"),
         ("batch", "V16"),
         ("row_index_length", ">i4"),
@@ -44,8 +46,8 @@ _DATE_BYTES = 4
 _NULL = -1
 _BASE = 10_000
 _WIDEST = 64
-_SMALLEST_CLASS = 8
 _WORD = 8
+_PREFIX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +79,18 @@ def pack(values: Values, batch_id: UUID) -> Packed:
 def _key_matrix(octets: Octets, starts: Numbers, lengths: Numbers) -> Octets:
     """The keys in upper case, one row of bytes each, filled up with zeros, which no key contains."""
     width = -(-int(lengths.max()) // _WORD) * _WORD
-    keys = np.empty((len(starts), width), np.uint8)
-    for first in range(0, width, _WIDEST):
-        piece = min(_WIDEST, width - first)
-        # A short key's further pieces may lie beyond the end: any place will do, for they are blanked.
-        places = np.minimum(starts + first, len(octets) - PAD)
-        keys[:, first : first + piece] = windows(octets, places, piece)
-    keys *= np.tri(width + 1, width, -1, dtype=np.uint8)[lengths]
+    if width <= _WIDEST:
+        keys = windows(octets, starts, width)
+    else:
+        keys = np.empty((len(starts), width), np.uint8)
+        for first in range(0, width, _WIDEST):
+            piece = min(_WIDEST, width - first)
+            # A short key's further pieces may lie beyond the end: any place will do, for they are blanked.
+            places = np.minimum(starts + first, len(octets) - PAD)
+            keys[:, first : first + piece] = windows(octets, places, piece)
+    # Row n of the triangle keeps n bytes; rows are taken and applied in words, not byte by byte.
+    kept = np.tri(width + 1, width, -1, dtype=np.uint8) * np.uint8(0xFF)
+    keys.view(np.uint64)[:] &= kept.view(f"V{width}").ravel()[lengths].view(np.uint64).reshape(len(keys), -1)
     lower = (keys - np.uint8(ord("a"))) <= ord("z") - ord("a")
     if lower.any():
         # Letters beyond ASCII are in upper case already; all their bytes lie above z.
@@ -93,7 +100,7 @@ def _key_matrix(octets: Octets, starts: Numbers, lengths: Numbers) -> Octets:
 
 def key_order(keys: Octets) -> Numbers:
     """The stable order of the keys' bytes."""
-    varying = (keys != keys[0]).any(axis=0)
+    varying = _varying(keys)
     width = int(varying.sum())
     if not width:
         return np.arange(len(keys))
@@ -101,38 +108,126 @@ def key_order(keys: Octets) -> Numbers:
     packed[:, :width] = keys[:, varying]
     words = packed.view(">u8").astype(np.uint64)
     if words.shape[1] == 1:
-        return np.argsort(words[:, 0], kind="stable")
+        return _word_order(words[:, 0])
     return np.lexsort(words.T[::-1])
+
+
+def _varying(keys: Octets) -> Flags:
+    """Which bytes are not the same in all keys."""
+    if keys.shape[1] % _WORD or not keys.flags.c_contiguous:
+        plainly: Flags = (keys != keys[0]).any(axis=0)
+        return plainly
+    words = keys.view(np.uint64)
+    differing = np.array([np.bitwise_or.reduce(column ^ column[0]) for column in words.T], np.uint64)
+    varying: Flags = differing.view(np.uint8) != 0
+    return varying
+
+
+def _word_order(words: npt.NDArray[np.uint64]) -> Numbers:
+    """The stable order of the words."""
+    # A sort that need not be stable is several times faster, and few words come twice: those are put in order after it.
+    order = np.argsort(words)
+    placed = words[order]
+    same = placed[1:] == placed[:-1]
+    if same.any():
+        begins = np.concatenate((np.ones(1, np.bool_), ~same))
+        tied = np.flatnonzero(~(begins & np.append(begins[1:], True)))
+        among = order[tied]
+        order[tied] = among[np.lexsort((among, np.cumsum(begins)[tied]))]
+    return order
 
 
 def _assembled(values: Values, keys: Octets, order: Numbers, batch_id: UUID) -> tuple[Octets, Numbers]:
     """The rows' bytes in the given order, and where each ends."""
-    sizes = _HEAD.itemsize - np.where(values.dated, 0, _DATE_BYTES)
-    sizes += np.maximum(values.texts["case_number"][1], 0)
-    for name in TEXTS[1:]:
-        sizes += 4 + np.maximum(values.texts[name][1], 0)
-    # Rows of similar size share a stride, so that one long row does not stretch all others.
-    classes = np.maximum(np.frexp(sizes.astype(np.float64))[1], _SMALLEST_CLASS)
-    groups = [np.flatnonzero(classes == size) for size in np.unique(classes)]
-    strides = [int(sizes[group].max()) + _WIDEST for group in groups]
-    room = sum(len(group) * stride for group, stride in zip(groups, strides, strict=True))
-    draft = np.empty(room + _WIDEST, np.uint8)
-    bases = np.empty(len(values), np.int64)
-    rank = np.empty(len(values), np.int64)
-    base = ranked = 0
-    for group, stride in zip(groups, strides, strict=True):
-        bases[group] = base + np.arange(len(group)) * stride
-        rank[group] = ranked + np.arange(len(group))
-        _write(draft, values, keys, group, base=base, stride=stride, batch_id=batch_id)
-        base += len(group) * stride
-        ranked += len(group)
-    # Between two rows lies the rest of a stride: every second element is a row.
-    offsets = np.empty(2 * len(values) + 1, np.int32)
-    offsets[2 * rank] = bases
-    offsets[2 * rank + 1] = bases + sizes
-    offsets[-1] = base
-    rows = pa.Array.from_buffers(pa.binary(), 2 * len(values), [None, pa.py_buffer(offsets), pa.py_buffer(draft)])
-    return taken(rows, rank[order] * 2)
+    lengths = [np.maximum(values.texts[name][1], 0) for name in TEXTS]
+    undated = ~values.dated
+    sizes = sum(lengths, _HEAD.itemsize + _PREFIX * (len(TEXTS) - 1) - undated * _DATE_BYTES)
+    ends = np.cumsum(sizes[order])
+    octets = np.empty(int(ends[-1]) + _WIDEST, np.uint8)
+    starts = np.empty(len(values), np.int64)
+    starts[order] = ends
+    starts -= sizes
+    # Copies of fixed width run over a text's end; what they run into is written after them: the texts of a row follow one
+    # another, and the heads, longer than any overrun, come last.
+    cursor = starts + _HEAD.itemsize - undated * _DATE_BYTES
+    _write_keys(octets, cursor, keys, lengths[0])
+    cursor += lengths[0]
+    for name, length in zip(TEXTS[1:], lengths[1:], strict=True):
+        _write_texts(octets, cursor, values.octets, *values.texts[name])
+        cursor += length
+        cursor += _PREFIX
+    _write_heads(octets, starts, _heads(values, batch_id), values.dated)
+    return octets[: ends[-1]], ends
+
+
+def _write_keys(octets: Octets, into: Numbers, keys: Octets, lengths: Numbers) -> None:
+    for first in range(0, keys.shape[1], _WIDEST):
+        piece = np.ascontiguousarray(keys[:, first : first + _WIDEST])
+        rows = piece.view(f"V{piece.shape[1]}").ravel()
+        target = _overlapping(octets, rows.dtype)
+        if first:
+            which = np.flatnonzero(lengths > first)
+            target[into[which] + first] = rows[which]
+        else:
+            target[into] = rows
+
+
+def _write_texts(octets: Octets, into: Numbers, sources: Octets, starts: Numbers, lengths: Numbers) -> None:
+    """Write texts, each behind its length, in pieces of one width; a length of -1 is NULL."""
+    longest = int(lengths.max())
+    width = min(_WIDEST, max(longest, 0))
+    # Some bytes stand before every text; they make room for its length.
+    piece = np.dtype([("length", ">i4"), ("text", f"V{width}")])
+    first = _overlapping(sources, f"V{piece.itemsize}")[starts - _PREFIX]
+    first.view(piece)["length"] = lengths
+    _overlapping(octets, first.dtype)[into] = first
+    for begin in range(_WIDEST, longest, _WIDEST):
+        which = np.flatnonzero(lengths > begin)
+        further = f"V{min(_WIDEST, longest - begin)}"
+        _overlapping(octets, further)[into[which] + _PREFIX + begin] = _overlapping(sources, further)[
+            starts[which] + begin
+        ]
+
+
+def _heads(values: Values, batch_id: UUID) -> np.ndarray:
+    """The fields of fixed length, as if every row had a date."""
+    same = np.zeros((), _HEAD)
+    same["fields"], same["id_length"], same["date_length"] = len(COPY_COLUMNS), 8, _DATE_BYTES
+    same["amount_length"], same["digits"], same["weight"], same["scale"] = 16, 4, 2, 2
+    same["batch_length"], same["batch"] = 16, np.void(batch_id.bytes)
+    same["row_index_length"] = same["line_number_length"] = 4
+    heads = np.full(len(values), same.view(f"V{_HEAD.itemsize}")).view(_HEAD)
+    heads["date"] = values.days
+    whole = values.cents // 100
+    upper = whole // _BASE
+    top = upper // _BASE
+    digits = (top << 16) + upper - top * _BASE
+    digits = (digits << 16) + whole - upper * _BASE
+    heads["amount"] = (digits << 16) + (values.cents - whole * 100) * 100
+    heads["row_index"], heads["line_number"] = values.row_index, values.line_number
+    heads["case_number_length"] = values.texts["case_number"][1]
+    return heads
+
+
+def _write_heads(octets: Octets, starts: Numbers, heads: np.ndarray, dated: Flags) -> None:
+    undated = np.flatnonzero(~dated)
+    if len(undated):
+        rows = heads.view(np.uint8).reshape(len(heads), _HEAD.itemsize)
+        short = rows[undated]
+        short[:, _DATE_OFFSET : _DATE_OFFSET + _PREFIX] = 0xFF
+        behind = _DATE_OFFSET + _PREFIX + _DATE_BYTES
+        short[:, behind - _DATE_BYTES : -_DATE_BYTES] = rows[undated, behind:]
+        # What stands behind a shorter head is written again with it, so that all heads are written at once.
+        short[:, -_DATE_BYTES:] = windows(octets, starts[undated] + _HEAD.itemsize - _DATE_BYTES, _DATE_BYTES)
+        rows[undated] = short
+    whole = heads.view(f"V{_HEAD.itemsize}")
+    _overlapping(octets, whole.dtype)[starts] = whole
+
+
+def _overlapping(octets: Octets, element: str | np.dtype[Any]) -> np.ndarray:
+    """An element at every byte."""
+    kind = np.dtype(element)
+    return np.ndarray((len(octets) - kind.itemsize + 1,), kind, octets, strides=(1,))
 
 
 def taken(rows: pa.BinaryArray, which: Numbers) -> tuple[Octets, Numbers]:
@@ -143,57 +238,3 @@ def taken(rows: pa.BinaryArray, which: Numbers) -> tuple[Octets, Numbers]:
     _, offsets, octets = chosen.buffers()
     ends = np.frombuffer(offsets, np.int32)[chosen.offset + 1 : chosen.offset + len(chosen) + 1].astype(np.int64)
     return np.frombuffer(octets, np.uint8)[: ends[-1]], ends
-
-
-def _write(
-    draft: Octets, values: Values, keys: Octets, group: Numbers, *, base: int, stride: int, batch_id: UUID
-) -> None:
-    """Write the group's rows into the draft, one every ``stride`` bytes from ``base`` on."""
-    head = np.ndarray((len(group),), _HEAD, draft, base, (stride,))
-    dated = values.dated[group]
-    cents = values.cents[group]
-    whole = cents // 100
-    head["fields"] = len(COPY_COLUMNS)
-    head["id_length"], head["id"] = 8, 0
-    head["date_length"], head["date"] = _DATE_BYTES, values.days[group]
-    head["amount_length"], head["digits"], head["weight"], head["sign"], head["scale"] = 16, 4, 2, 0, 2
-    amount = head["amount"]
-    amount[:, 0], amount[:, 1] = whole // _BASE**2, whole // _BASE % _BASE
-    amount[:, 2], amount[:, 3] = whole % _BASE, cents % 100 * 100
-    head["batch_length"], head["batch"] = 16, np.void(batch_id.bytes)
-    head["row_index_length"], head["row_index"] = 4, values.row_index[group]
-    head["line_number_length"], head["line_number"] = 4, values.line_number[group]
-    head["case_number_length"] = values.texts["case_number"][1][group]
-    undated = np.flatnonzero(~dated)
-    if len(undated):
-        rows = np.ndarray((len(group), _HEAD.itemsize), np.uint8, draft, base, (stride, 1))
-        behind = _DATE_OFFSET + 4 + _DATE_BYTES
-        moved = rows[undated, behind:]
-        rows[undated, _DATE_OFFSET : _DATE_OFFSET + 4] = 0xFF
-        rows[undated, _DATE_OFFSET + 4 : _HEAD.itemsize - _DATE_BYTES] = moved
-    cursor = base + np.arange(len(group)) * stride + _HEAD.itemsize - np.where(dated, 0, _DATE_BYTES)
-    flat = keys.reshape(-1)
-    padded = np.concatenate((flat, np.zeros(_WIDEST, np.uint8)))
-    lengths = values.texts["case_number"][1][group]
-    _copy(draft, cursor, padded, group * keys.shape[1], lengths)
-    cursor += lengths
-    prefix = np.ndarray((len(draft) - 3,), ">i4", draft, strides=(1,))
-    for name in TEXTS[1:]:
-        starts, lengths = values.texts[name]
-        lengths = lengths[group]
-        prefix[cursor] = lengths
-        cursor += 4
-        lengths = np.maximum(lengths, 0)
-        _copy(draft, cursor, values.octets, starts[group], lengths)
-        cursor += lengths
-
-
-def _copy(draft: Octets, into: Numbers, octets: Octets, starts: Numbers, lengths: Numbers) -> None:
-    """Copy texts, in pieces of one width; what is copied beyond a text's end is written over by what follows it."""
-    longest = int(lengths.max())
-    for first in range(0, longest, _WIDEST):
-        width = min(_WIDEST, longest - first)
-        which = np.flatnonzero(lengths > first) if first else slice(None)
-        source = np.ndarray((len(octets) - width + 1,), f"V{width}", octets, strides=(1,))
-        target = np.ndarray((len(draft) - width + 1,), f"V{width}", draft, strides=(1,))
-        target[into[which] + first] = source[starts[which] + first]
