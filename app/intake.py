@@ -33,6 +33,7 @@ from app.errors import FileRefusedError
 from app.formats.csv import CsvReader, Limits
 from app.lease import Lease
 from app.rows import Accepted
+from app.settlement import Settlement
 from app.store import batches, blobs, judgments, row_errors
 from app.store.batches import Batch, Counts, LostClaimError
 from app.store.blobs import BlobMissingError, Blobs, Incoming, StorageError
@@ -133,8 +134,11 @@ def ingest(workshop: Workshop, batch_id: UUID) -> State | None:
         return None
     with Lease(workshop.engine, batch, workshop.lease_seconds) as lease:
         try:
-            with Spool(workshop.spool, str(batch.id), batch.fence) as spool:
-                state = _Attempt(workshop, batch, lease, spool).run()
+            with (
+                Spool(workshop.spool, str(batch.id), batch.fence) as spool,
+                Settlement(workshop.engine, batch, lease.waiting) as settlement,
+            ):
+                state = _Attempt(workshop, batch, lease, spool, settlement).run()
         except LostClaimError:
             log.warning("claim lost", batch_id=str(batch.id), fence=batch.fence)
             return None
@@ -185,7 +189,7 @@ def _claim(workshop: Workshop, batch_id: UUID) -> Batch | None:
 
 
 class _RefusedError(Exception):
-    """A file is refused after its bytes were verified; ``refused_rows`` are those that the database would not take."""
+    """A file is refused after its bytes were read; ``refused_rows`` are those that the database would not take."""
 
     def __init__(self, code: str, reason: str, refused_rows: int = 0) -> None:
         super().__init__(code)
@@ -197,10 +201,11 @@ class _RefusedError(Exception):
 class _Attempt:
     """One attempt at a batch, under its lease: check all rows, take the verdict, then load all or nothing."""
 
-    def __init__(self, workshop: Workshop, batch: Batch, lease: Lease, spool: Spool) -> None:
+    def __init__(self, workshop: Workshop, batch: Batch, lease: Lease, spool: Spool, settlement: Settlement) -> None:
         self._workshop = workshop
         self._batch = batch
         self._lease = lease
+        self._settlement = settlement
         self._findings = Findings.into(spool)
         self._reader: Reader | None = None
         self._reading_so_far: dict[str, object] = {}
@@ -231,6 +236,7 @@ class _Attempt:
                 self._reader = CsvReader(stream.pieces(), self._workshop.limits)
                 with self._workshop.engine.begin() as connection:
                     batches.enter(connection, batch, State.VALIDATING)
+                self._findings.errors.outlet = self._settlement.store
                 check.check(self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=lease.advance)
             except FileRefusedError as found:
                 refusal = found
@@ -267,15 +273,27 @@ class _Attempt:
         ranges = merge.key_ranges(findings.rows.runs, load.MOST_RANGES)
         with engine.begin() as connection:
             first_id = judgments.reserve_ids(connection, findings.valid)
-        with engine.begin() as connection:
-            judgments.begin_load(connection, batch.id, batch.fence)
-            target = judgments.JudgmentTarget(connection, batch.id, first_id=first_id, alive=lease.waiting)
-            loaded = load.load(ranges, target, self._refuse_row)
+        connection = self._store_errors()
+        self._settlement.begin_load()
+        target = judgments.JudgmentTarget(connection, batch.id, first_id=first_id, alive=lease.waiting)
+        loaded = load.load(ranges, target, self._refuse_row)
+        try:
             self._take_verdict(loaded.refused)
-            row_errors.store(connection, batch.id, findings.errors, lease.waiting)
-            counts = self._balanced_counts(connection, loaded, first_id)
-            lease.stop()
-            batches.complete(connection, batch, self._timed(counts, started), self._reading())
+        except _RefusedError:
+            self._settlement.undo_load()
+            raise
+        row_errors.store(connection, batch.id, findings.errors.take(), lease.waiting)
+        counts = self._balanced_counts(connection, loaded, first_id)
+        lease.stop()
+        batches.complete(connection, batch, self._timed(counts, started), self._reading())
+        self._settlement.commit()
+
+    def _store_errors(self) -> Connection:
+        """The settlement's connection, with every row error stored that was found so far."""
+        connection = self._settlement.connection()
+        self._findings.errors.outlet = None
+        row_errors.store(connection, self._batch.id, self._findings.errors.take(), self._lease.waiting)
+        return connection
 
     def _refuse_row(self, row: Accepted) -> None:
         """Keep a row that the database itself refused, from its bytes in the blob."""
@@ -295,13 +313,13 @@ class _Attempt:
             total=findings.total,
             valid=valid,
             invalid=findings.invalid,
-            inserted=valid - loaded.duplicates.rows,
-            duplicate=loaded.duplicates.rows,
+            inserted=valid - loaded.duplicates,
+            duplicate=loaded.duplicates,
             errors_stored=row_errors.count(connection, batch_id),
             conflicts_stored=row_errors.count_conflicts(connection, batch_id),
             judgments_stored=stored,
             dollars_valid=findings.dollars_valid - loaded.dollars_refused,
-            dollars_duplicate=loaded.duplicates.dollars,
+            dollars_duplicate=loaded.dollars_duplicate,
             dollars_stored=dollars_stored,
         ).check()
         return Counts(
@@ -309,8 +327,8 @@ class _Attempt:
             valid=valid,
             invalid=findings.invalid,
             inserted=stored,
-            duplicate=loaded.duplicates.rows,
-            conflict=loaded.duplicates.differing,
+            duplicate=loaded.duplicates,
+            conflict=loaded.differing,
             first_judgment_id=first_id if stored else None,
             last_judgment_id=last_id if stored else None,
         )
@@ -320,18 +338,17 @@ class _Attempt:
         started = time.monotonic()
         batch, findings = self._batch, self._findings
         counts = Counts(total=findings.total, valid=findings.valid - refusal.refused_rows, invalid=findings.invalid)
-        with self._workshop.engine.begin() as connection:
-            judgments.begin_load(connection, batch.id, batch.fence)
-            row_errors.store(connection, batch.id, findings.errors, self._lease.waiting)
-            self._lease.stop()
-            batches.fail(
-                connection,
-                batch,
-                self._timed(counts, started),
-                self._reading(),
-                code=refusal.code,
-                reason=refusal.reason.replace("\x00", "\u2400"),
-            )
+        connection = self._store_errors()
+        self._lease.stop()
+        batches.fail(
+            connection,
+            batch,
+            self._timed(counts, started),
+            self._reading(),
+            code=refusal.code,
+            reason=refusal.reason.replace("\x00", "\u2400"),
+        )
+        self._settlement.commit()
 
     def _timed(self, counts: Counts, started: float) -> Counts:
         return dataclasses.replace(

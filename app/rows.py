@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol
 
@@ -37,6 +36,22 @@ COPY_COLUMNS = (
 
 VALUE_NAMES = ("plaintiff_name", "defendant_name", "judgment_amount", "judgment_date", "court", "county")
 """What a judgment holds beside its key."""
+
+STANDING_COLUMNS = (
+    "batch_id",
+    "row_index",
+    "cents",
+    "case_number",
+    "judgment_date",
+    "defendant_name",
+    "plaintiff_name",
+    "court",
+    "county",
+)
+"""The order of the fields of a judgment that stands already; its texts come as in a packed row."""
+
+CONFLICT_COLUMNS = ("batch_id", "row_index", "kept_batch_id", "kept_row_index", "case_number", "fields")
+"""The order of the fields of a packed conflict."""
 
 _ID_AT, _ID_BYTES = 6, 8
 _DATE_AT = 14
@@ -93,9 +108,10 @@ class Packed:
             self.octets[start:end], self.ends[first:behind] - start, self.keys[first:behind], self.places[first:behind]
         )
 
-    def key_texts(self) -> list[str]:
-        """The case numbers."""
-        return [key.decode() for key in self.keys.view(f"S{self.keys.shape[1]}").ravel().tolist()]
+    def key_octets(self) -> list[bytes]:
+        """The case numbers in UTF-8, of rows with the same one once."""
+        keys: list[bytes] = self.keys.view(f"S{self.keys.shape[1]}").ravel().tolist()
+        return list(dict.fromkeys(keys))
 
     def with_ids(self, first_id: int) -> Octets:
         """The rows' bytes with ids from ``first_id`` on."""
@@ -133,19 +149,18 @@ class Outcome(Enum):
     REFUSED = auto()
 
 
-@dataclass(slots=True)
-class Duplicates:
-    """Rows that were not inserted because their key stands already: how many, how many differ, and their dollars."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Judgments that stand, in the order of their keys, as COPY BINARY gives them; judgment i ends before ``ends[i]``.
 
-    rows: int = 0
-    differing: int = 0
-    dollars: Decimal = Decimal(0)
+    The fields are STANDING_COLUMNS; cents are a bigint.
+    """
 
-    def add(self, other: Duplicates) -> None:
-        """Count these too."""
-        self.rows += other.rows
-        self.differing += other.differing
-        self.dollars += other.dollars
+    octets: Octets
+    ends: Numbers
+
+    def __len__(self) -> int:
+        return len(self.ends)
 
 
 class Target(Protocol):
@@ -155,17 +170,14 @@ class Target(Protocol):
         """Insert all or none; each key comes once."""
         ...
 
-    def insert_absent(self, rows: Iterable[Packed]) -> tuple[Outcome, Duplicates]:
-        """Insert those whose key is free, of each key the first, and keep the others as duplicates of those that stand.
-
-        REFUSED inserts and keeps none.
-        """
+    def insert_absent(self, rows: Iterable[Packed]) -> Outcome:
+        """Insert those whose key is free, of each key the first; LOADED or REFUSED."""
         ...
 
-    def keep_duplicates(self, rows: Iterable[Packed]) -> Duplicates:
-        """Keep rows whose key stands, with the fields in which they differ from the judgment that stands."""
+    def standing(self, rows: Packed) -> Standing:
+        """The judgments that stand under the rows' keys; there may be others of neighbouring keys among them."""
         ...
 
-    def taken(self, keys: Sequence[str]) -> set[str]:
-        """Which of the keys stand already."""
+    def keep(self, conflicts: Iterable[bytes]) -> None:
+        """Keep packed conflicts."""
         ...

@@ -7,32 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
 
 import numpy as np
 
-from app.engine.cells import Flags
+from app.engine import conflicts
+from app.engine.conflicts import Conflicts
 from app.engine.merge import KeyRange, Portion, read_ahead
-from app.rows import Accepted, Duplicates, Outcome, Packed, Target
+from app.rows import Accepted, Outcome, Packed, Target
 
 MOST_RANGES = 50
 """Each range is a subtransaction; beyond 64 PostgreSQL's cache of them overflows and every reader slows down."""
 
-_ASK_KEYS = 5_000
-_HELD_ROWS = 20_000
+_HELD_BYTES = 4 * 1024 * 1024
 _SMALL_ROWS = 500
 
 
 @dataclass(slots=True)
 class Loaded:
-    """What a load did."""
+    """What a load did: duplicates and those of them that differ from the row that stands, and what was refused."""
 
-    duplicates: Duplicates = field(default_factory=Duplicates)
+    duplicates: int = 0
+    differing: int = 0
+    cents_duplicate: int = 0
     refused: int = 0
     cents_refused: int = 0
+
+    @property
+    def dollars_duplicate(self) -> Decimal:
+        return Decimal(self.cents_duplicate) / 100
 
     @property
     def dollars_refused(self) -> Decimal:
@@ -50,96 +56,111 @@ def load(ranges: Sequence[KeyRange], target: Target, refuse: Callable[[Accepted]
 
 
 class _Loader:
-    """Begins optimistic. After the first taken key it asks which keys stand before it inserts; where most of a range
-    stood already, it leaves the next to the database.
-    """
+    """Begins optimistic. After the first taken key it asks which judgments stand before it inserts."""
 
     def __init__(self, target: Target, refuse: Callable[[Accepted], None]) -> None:
         self._target = target
         self._refuse = refuse
-        self._insert: Callable[[KeyRange, Iterator[Portion]], Outcome] = self._optimistic
-        self._held: list[Packed] = []
-        self._held_rows = 0
+        self._optimistic = True
+        self._held: list[Conflicts] = []
+        self._held_bytes = 0
         self.done = Loaded()
 
     def load(self, key_range: KeyRange, portions: Iterator[Portion]) -> None:
         """Load one range; ``portions`` are its own, which may be read only once."""
-        outcome = self._insert(key_range, portions)
-        if outcome is Outcome.KEY_TAKEN and self._insert != self._cautious:
-            self._insert = self._cautious
-            outcome = self._cautious(key_range, key_range.portions())
+        if self.done.refused:
+            # The first row of a key may be the one that was refused: the database finds who stands in its place.
+            outcome = Outcome.KEY_TAKEN
+        elif self._optimistic:
+            outcome = self._insert_firsts(portions)
+            if outcome is Outcome.KEY_TAKEN:
+                self._optimistic = False
+                outcome = self._insert_free(key_range.portions())
+        else:
+            outcome = self._insert_free(portions)
         if outcome is Outcome.KEY_TAKEN:
             # Another batch has committed one of the keys in between.
-            outcome = self._left_to_database(key_range, key_range.portions())
+            outcome = self._target.insert_absent(portion.rows for portion in key_range.portions())
+            if outcome is Outcome.LOADED:
+                for portion in key_range.portions():
+                    self._hold_what_others_hold(portion.rows)
         if outcome is Outcome.REFUSED:
             for portion in key_range.portions():
                 for first in range(0, len(portion.rows), _SMALL_ROWS):
-                    self._halve(portion, first, min(first + _SMALL_ROWS, len(portion.rows)))
+                    self._halve(portion.rows.part(first, min(first + _SMALL_ROWS, len(portion.rows))))
 
     def finish(self) -> None:
         """Keep the duplicates that are still held."""
         if self._held:
-            self.done.duplicates.add(self._target.keep_duplicates(self._held))
-        self._held, self._held_rows = [], 0
+            self._target.keep(part.octets for part in self._held)
+        self._held, self._held_bytes = [], 0
 
-    def _optimistic(self, key_range: KeyRange, portions: Iterator[Portion]) -> Outcome:
-        duplicates: list[Packed] = []
+    def _insert_firsts(self, portions: Iterator[Portion]) -> Outcome:
+        """As if no key stood yet."""
+        repeats: list[Conflicts] = []
 
         def firsts() -> Iterator[Packed]:
             for portion in portions:
-                duplicates.append(portion.rows.chosen(~portion.firsts))
+                repeats.append(portion.repeats)
                 yield portion.rows.chosen(portion.firsts)
 
         outcome = self._target.insert(firsts())
         if outcome is Outcome.LOADED:
-            self._hold(duplicates)
+            self._hold(repeats)
         return outcome
 
-    def _cautious(self, key_range: KeyRange, portions: Iterator[Portion]) -> Outcome:
-        asked = [(portion, portion.firsts & ~self._taken(portion.rows)) for portion in portions]
-        outcome = self._target.insert(portion.rows.chosen(free) for portion, free in asked)
+    def _insert_free(self, portions: Iterator[Portion]) -> Outcome:
+        """Ask which judgments stand, then insert the others."""
+        free: list[Packed] = []
+        found: list[Conflicts] = []
+        for portion in portions:
+            rows = portion.rows
+            standing = self._target.standing(rows)
+            partners = conflicts.partners(rows, standing)
+            taken = partners >= 0
+            held = np.flatnonzero(taken)
+            found.append(conflicts.against(rows, held, partners[held], standing))
+            if len(held) < len(rows):
+                free.append(rows.chosen(portion.firsts & ~taken))
+                # A key stands for all its rows or for none, so what is left repeats a row of the file.
+                left = rows.chosen(~taken)
+                found.append(conflicts.among(left, portion.firsts[~taken], portion.before))
+        outcome = self._target.insert(free) if any(map(len, free)) else Outcome.LOADED
         if outcome is Outcome.LOADED:
-            self._hold([portion.rows.chosen(~free) for portion, free in asked])
-            if sum(int(free.sum()) for _, free in asked) * 2 < key_range.count:
-                self._insert = self._left_to_database
+            self._hold(found)
         return outcome
 
-    def _left_to_database(self, key_range: KeyRange, portions: Iterator[Portion]) -> Outcome:
-        outcome, duplicates = self._target.insert_absent(portion.rows for portion in portions)
-        if outcome is Outcome.LOADED:
-            self.done.duplicates.add(duplicates)
-            if duplicates.rows * 2 < key_range.count:
-                self._insert = self._cautious
-        return outcome
+    def _hold_what_others_hold(self, rows: Packed) -> None:
+        """After an insert that left rows out: each row that does not stand itself is a duplicate of the one that does."""
+        standing = self._target.standing(rows)
+        partners = conflicts.partners(rows, standing)
+        held = np.flatnonzero(partners >= 0)
+        held = held[~conflicts.is_itself(rows, held, partners[held], standing)]
+        self._hold([conflicts.against(rows, held, partners[held], standing)])
 
-    def _taken(self, rows: Packed) -> Flags:
-        keys = rows.key_texts()
-        taken: set[str] = set()
-        for first in range(0, len(keys), _ASK_KEYS):
-            taken |= self._target.taken(keys[first : first + _ASK_KEYS])
-        if not taken:
-            return np.zeros(len(keys), np.bool_)
-        return np.fromiter((key in taken for key in keys), np.bool_, len(keys))
+    def _hold(self, found: list[Conflicts]) -> None:
+        """Count duplicates, and keep them many at a time."""
+        held = conflicts.joined(found) if len(found) != 1 else found[0]
+        self.done.duplicates += held.rows
+        self.done.differing += held.differing
+        self.done.cents_duplicate += held.cents
+        if held.rows:
+            self._held.append(held)
+            self._held_bytes += len(held.octets)
+            if self._held_bytes >= _HELD_BYTES:
+                self.finish()
 
-    def _hold(self, duplicates: list[Packed]) -> None:
-        """Keep duplicates many at a time; the judgments that stand are in the database by then."""
-        self._held += [rows for rows in duplicates if len(rows)]
-        self._held_rows += sum(map(len, duplicates))
-        if self._held_rows >= _HELD_ROWS:
-            self.finish()
-
-    def _halve(self, portion: Portion, first: int, behind: int) -> None:
+    def _halve(self, rows: Packed) -> None:
         """The database refuses something among these rows: find it."""
-        part = portion.rows.part(first, behind)
-        outcome, duplicates = self._target.insert_absent([part])
+        outcome = self._target.insert_absent([rows])
         if outcome is Outcome.LOADED:
-            self.done.duplicates.add(duplicates)
-        elif len(part) > 1:
-            middle = (first + behind) // 2
-            self._halve(portion, first, middle)
-            self._halve(portion, middle, behind)
+            self._hold_what_others_hold(rows)
+        elif len(rows) > 1:
+            middle = len(rows) // 2
+            self._halve(rows.part(0, middle))
+            self._halve(rows.part(middle, len(rows)))
         else:
-            row = part.accepted(0)
+            row = rows.accepted(0)
             self._refuse(row)
             self.done.refused += 1
             self.done.cents_refused += row.cents

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from app.engine import conflicts
 from app.engine.cells import Flags, Octets
+from app.engine.conflicts import Conflicts
 from app.engine.pack import key_order, taken
 from app.engine.spool import SAMPLE_ROWS, Run
 from app.rows import Packed
@@ -24,10 +26,16 @@ _HEAVY = 2
 
 
 class Portion(NamedTuple):
-    """Rows by (case_number, row_index); ``firsts`` marks the first row of each key in the whole file."""
+    """Rows by (case_number, row_index); ``firsts`` marks the first row of each key in the whole file.
+
+    ``before`` is the first row of the key that an earlier portion began, where this one goes on with it; ``repeats`` are
+    the rows that are no firsts, as conflicts with those that are.
+    """
 
     rows: Packed
     firsts: Flags
+    before: Packed | None
+    repeats: Conflicts
 
 
 class _Slice(NamedTuple):
@@ -38,10 +46,10 @@ class _Slice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Where a portion's rows stand; ``continues`` when all have the key that the portion before ends with."""
+    """Where a portion's rows stand; ``begun`` is the first row of their one key, where an earlier portion holds it."""
 
     slices: tuple[_Slice, ...]
-    continues: bool
+    begun: _Slice | None = None
 
     @property
     def count(self) -> int:
@@ -122,7 +130,7 @@ def _planned(runs: Sequence[Run], portion_rows: int) -> list[_Plan]:
     if not total:
         return []
     if len(runs) == 1 and total <= portion_rows:
-        return [_Plan((_Slice(0, 0, total),), continues=False)]
+        return [_Plan((_Slice(0, 0, total),))]
     width = max(run.width for run in runs)
     samples = np.sort(np.concatenate([_texts(run.samples, width) for run in runs]))
     step = max(1, portion_rows // SAMPLE_ROWS)
@@ -151,7 +159,7 @@ def _planned(runs: Sequence[Run], portion_rows: int) -> list[_Plan]:
         if one_key:
             plans += _cut(slices, portion_rows)
         elif slices:
-            plans.append(_Plan(slices, continues=False))
+            plans.append(_Plan(slices))
     return plans
 
 
@@ -165,7 +173,7 @@ def _cut(slices: tuple[_Slice, ...], portion_rows: int) -> list[_Plan]:
     for run, first, behind in slices:
         for start in range(first, behind, portion_rows):
             piece = _Slice(run, start, min(start + portion_rows, behind))
-            plans.append(_Plan((piece,), continues=bool(plans)))
+            plans.append(_Plan((piece,), begun=plans[0].slices[0] if plans else None))
     return plans
 
 
@@ -178,9 +186,11 @@ def _read(runs: Sequence[Run], plan: _Plan) -> Portion:
     firsts = np.empty(len(rows), np.bool_)
     firsts[0] = True
     firsts[1:] = (rows.keys[1:] != rows.keys[:-1]).any(axis=1)
-    if plan.continues:
-        firsts[:] = False
-    return Portion(rows, firsts)
+    before = None
+    if plan.begun is not None:
+        firsts[0] = False
+        before = runs[plan.begun.run].part(plan.begun.first, plan.begun.first + 1)
+    return Portion(rows, firsts, before, conflicts.among(rows, firsts, before))
 
 
 def _merged(parts: list[Packed]) -> Packed:

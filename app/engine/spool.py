@@ -27,49 +27,33 @@ SAMPLE_ROWS = 128
 
 
 class _ChunkFile:
-    """Lists of plain tuples, one behind the other in a file, read back by offset."""
+    """Lists of plain tuples, one behind the other in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: BinaryIO | None = path.open("wb")
-        self._offset = 0
+        self._file = path.open("wb")
 
-    def append(self, rows: list[Any]) -> int:
-        """Write one chunk; returns its offset."""
-        if self._file is None:
-            self._file = self._path.open("ab")
+    def append(self, rows: list[Any]) -> None:
+        """Write one chunk."""
         content = marshal.dumps(rows)
-        offset = self._offset
         self._file.write(_LENGTH.pack(len(content)))
         self._file.write(content)
-        self._offset += _LENGTH.size + len(content)
-        return offset
 
     def close(self) -> None:
         """Write out what is buffered; a full disk shows here at the latest."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
-    def chunks(self, start: int = 0, end: int | None = None) -> Iterator[list[Any]]:
-        """The chunks from offset ``start`` up to before ``end``."""
+    def chunks(self) -> Iterator[list[Any]]:
+        """All chunks; nothing can be appended any more."""
         self.close()
         with self._path.open("rb") as file:
-            file.seek(start)
-            while end is None or file.tell() < end:
-                head = file.read(_LENGTH.size)
-                if not head:
-                    return
+            while head := file.read(_LENGTH.size):
                 # Written by this very attempt, in a folder that only this user may enter.
                 yield marshal.loads(file.read(_LENGTH.unpack(head)[0]))  # noqa: S302
 
-    @property
-    def size(self) -> int:
-        return self._offset
-
 
 class ErrorSpool:
-    """Row errors in file order; small batches never touch the disk."""
+    """Row errors in file order. A few stay in memory; many go to ``outlet`` where there is one, else to the disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -77,26 +61,36 @@ class ErrorSpool:
         self._buffer: list[RowError] = []
         self._buffered_bytes = 0
         self.count = 0
+        """All that were ever appended."""
+        self.outlet: Callable[[list[RowError]], None] | None = None
+        """Takes a few megabytes of errors at a time, which are forgotten here."""
 
     def append(self, error: RowError) -> None:
+        """Keep one more. Raises OSError where the disk is full, and whatever the outlet raises."""
         self._buffer.append(error)
         self._buffered_bytes += len(error[6]) + len(error[7]) + _ERROR_OVERHEAD
         self.count += 1
         if self._buffered_bytes > _ERROR_BYTES:
+            full, self._buffer, self._buffered_bytes = self._buffer, [], 0
+            if self.outlet is not None:
+                self.outlet(full)
+                return
             self._file = self._file or _ChunkFile(self._path)
-            self._file.append(self._buffer)
-            self._buffer, self._buffered_bytes = [], 0
+            self._file.append(full)
 
     def close(self) -> None:
         """Give the file back."""
         if self._file is not None:
             self._file.close()
 
-    def __iter__(self) -> Iterator[RowError]:
+    def take(self) -> Iterator[RowError]:
+        """What is still here; it is forgotten as it is read."""
         if self._file is not None:
-            for chunk in self._file.chunks():
+            file, self._file = self._file, None
+            for chunk in file.chunks():
                 yield from chunk
-        yield from self._buffer
+        rest, self._buffer, self._buffered_bytes = self._buffer, [], 0
+        yield from rest
 
 
 class Run:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import psycopg
 from psycopg import errors
 from sqlalchemy import Connection, text
 
-from app.rows import COPY_COLUMNS, VALUE_NAMES, Duplicates, Outcome, Packed
+from app.rows import CONFLICT_COLUMNS, COPY_COLUMNS, STANDING_COLUMNS, Outcome, Packed, Standing
 
 LOCK_TIMEOUT_SECONDS = 60
 """How long a load waits for one key of another batch that has not committed."""
@@ -22,53 +23,43 @@ _ID_LOCK = 0x6A756467
 _COPY_BYTES = 128 * 1024
 _COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _COPY_TRAILER = b"\xff\xff"
+_DENSE = 2
+"""Judgments are read between two keys where at most so many stand there for each key that is sought."""
 
-_STAGE = """
-    CREATE TEMPORARY TABLE IF NOT EXISTS staged_judgments (LIKE public.judgments INCLUDING DEFAULTS) ON COMMIT DROP;
+_STAGE = f"""
+    CREATE TEMPORARY TABLE IF NOT EXISTS staged_judgments ON COMMIT DROP AS
+        SELECT {", ".join(COPY_COLUMNS)} FROM public.judgments WITH NO DATA;
     TRUNCATE pg_temp.staged_judgments
 """
-# Each staged row is looked up by its key: LIMIT leaves the planner no other way. It knows nothing of staged rows, and a
-# vacuum in the midst of a first load tells it that there are no judgments at all.
-_FORGET_KEPT = """
-    DELETE FROM pg_temp.staged_judgments staged
-    WHERE (SELECT true FROM public.judgments kept WHERE kept.case_number = staged.case_number LIMIT 1)
-"""
 _INSERT_ABSENT = f"""
-    WITH inserted AS (
-        INSERT INTO public.judgments ({", ".join(COPY_COLUMNS)})
-        SELECT {", ".join(COPY_COLUMNS)} FROM pg_temp.staged_judgments
-        ORDER BY case_number COLLATE "C", row_index ON CONFLICT (case_number) DO NOTHING
-        RETURNING judgment_amount
-    )
-    SELECT coalesce(sum(judgment_amount), 0) FROM inserted
+    INSERT INTO public.judgments ({", ".join(COPY_COLUMNS)})
+    SELECT {", ".join(COPY_COLUMNS)} FROM pg_temp.staged_judgments
+    ORDER BY case_number COLLATE "C", row_index ON CONFLICT (case_number) DO NOTHING
 """
-# Values are shown as text; the dates' form does not hang on a setting.
-_SHOWN = {
-    "judgment_amount": "{}.judgment_amount::text",
-    "judgment_date": "to_char({}.judgment_date, 'YYYY-MM-DD')",
-}
-_DIFFERENCES = " || ".join(
-    f"CASE WHEN kept.{name} IS DISTINCT FROM staged.{name} THEN jsonb_build_object('{name}', jsonb_build_array("
-    f"{_SHOWN.get(name, '{}.' + name).format('kept')}, {_SHOWN.get(name, '{}.' + name).format('staged')}))"
-    " ELSE '{}'::jsonb END"
-    for name in VALUE_NAMES
+# Keys reach the server by COPY: as parameters or literals they might be logged.
+_SEEK = """
+    CREATE TEMPORARY TABLE IF NOT EXISTS sought_keys (case_number text COLLATE "C") ON COMMIT DROP;
+    TRUNCATE pg_temp.sought_keys
+"""
+_STANDING = ", ".join(
+    {"cents": "(judgment_amount * 100)::bigint"}.get(name, name).replace("case_number", "kept.case_number")
+    for name in STANDING_COLUMNS
 )
-_SAME = " AND ".join(f"kept.{name} IS NOT DISTINCT FROM staged.{name}" for name in VALUE_NAMES)
-_KEEP_STAGED = f"""
-    WITH added AS (
-        INSERT INTO intake.row_conflicts (batch_id, row_index, case_number, kept_batch_id, kept_row_index, fields)
-        SELECT %(batch)s, staged.row_index, staged.case_number, kept.batch_id, kept.row_index,
-            CASE WHEN {_SAME} THEN '{{}}'::jsonb ELSE {_DIFFERENCES} END
-        FROM pg_temp.staged_judgments staged
-        CROSS JOIN LATERAL (SELECT * FROM public.judgments WHERE case_number = staged.case_number LIMIT 1) kept
-        WHERE (kept.batch_id, kept.row_index) <> (%(batch)s, staged.row_index)
-        ORDER BY staged.row_index
-        RETURNING fields
-    )
-    SELECT count(*), count(*) FILTER (WHERE fields <> '{{}}'),
-        (SELECT coalesce(sum(judgment_amount), 0) FROM pg_temp.staged_judgments)
-    FROM added
+# Each key is looked up by itself: LIMIT leaves the planner no other way. It knows nothing of the sought keys, and a
+# vacuum in the midst of a first load tells it that there are no judgments at all.
+_STANDING_BY_KEY = f"""
+    COPY (SELECT {_STANDING} FROM pg_temp.sought_keys sought CROSS JOIN LATERAL
+        (SELECT * FROM public.judgments WHERE case_number = sought.case_number LIMIT 1) kept
+    ) TO STDOUT (FORMAT BINARY)
 """
+_STANDING_BETWEEN = f"""
+    COPY (SELECT {_STANDING} FROM public.judgments kept
+        WHERE case_number BETWEEN (SELECT min(case_number) FROM pg_temp.sought_keys)
+            AND (SELECT max(case_number) FROM pg_temp.sought_keys)
+        ORDER BY case_number LIMIT %d
+    ) TO STDOUT (FORMAT BINARY)
+"""
+_KEEP = f"COPY intake.row_conflicts ({', '.join(CONFLICT_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 
 def reserve_ids(connection: Connection, count: int) -> int:
@@ -126,58 +117,76 @@ class JudgmentTarget:
         self._driver: psycopg.Connection[Any] = _driver(connection)
         self._next_id = first_id
         self._alive = alive
+        self._dense = False
 
     def insert(self, rows: Iterable[Packed]) -> Outcome:
         """COPY the rows under a savepoint."""
         return self._under_savepoint(lambda: self._copy("public.judgments", rows))
 
-    def insert_absent(self, rows: Iterable[Packed]) -> tuple[Outcome, Duplicates]:
-        """By way of a temporary table, in key order, keeping as duplicates what stands."""
-        kept = Duplicates()
+    def insert_absent(self, rows: Iterable[Packed]) -> Outcome:
+        """By way of a temporary table, in key order: each row whose key is free, of each key the first."""
 
         def write() -> None:
-            staged = self._stage(rows)
-            kept.add(self._keep_staged())
-            if kept.rows == staged:
-                return
-            self._driver.execute(_FORGET_KEPT)
+            self._driver.execute(_STAGE)
+            self._copy("pg_temp.staged_judgments", rows)
             self._alive()
-            inserted = self._driver.execute(_INSERT_ABSENT).fetchone()
-            # What still meets a key: the file's own duplicates, and those of a batch that has just committed.
-            late = self._keep_staged()
-            kept.rows += late.rows
-            kept.differing += late.differing
-            kept.dollars -= inserted[0] if inserted else 0
+            self._driver.execute(_INSERT_ABSENT)
 
-        outcome = self._under_savepoint(write)
-        return outcome, kept if outcome is Outcome.LOADED else Duplicates()
+        return self._under_savepoint(write)
 
-    def keep_duplicates(self, rows: Iterable[Packed]) -> Duplicates:
-        """Keep rows whose key stands, with the fields in which they differ from the judgment that stands."""
-        next_id = self._next_id
-        self._stage(rows)
-        self._next_id = next_id
-        return self._keep_staged()
+    def standing(self, rows: Packed) -> Standing:
+        """The judgments that stand under the rows' keys, in key order.
 
-    def taken(self, keys: Sequence[str]) -> set[str]:
-        """Which of the keys stand already."""
+        Where most keys of the last rows stood, all judgments between the first key and the last are read in one walk of
+        the index, as long as they are not many more than the keys; else each key is looked up by itself.
+        """
+        if not len(rows):
+            return Standing(np.empty(0, np.uint8), np.empty(0, np.int64))
+        if self._dense:
+            most = len(rows) * _DENSE
+            self._seek(rows.part(0, 1), rows.part(len(rows) - 1, len(rows)))
+            found = self._read(_STANDING_BETWEEN % most)
+            if len(found) < most:
+                return found
+            self._dense = False
+        else:
+            self._seek(rows)
+        found = self._read(_STANDING_BY_KEY)
+        self._dense = len(found) * _DENSE > len(rows)
+        return found
+
+    def keep(self, conflicts: Iterable[bytes]) -> None:
+        """Keep packed conflicts."""
+        with self._driver.cursor().copy(_KEEP) as copy:
+            copy.write(_COPY_HEADER)
+            for octets in conflicts:
+                for start in range(0, len(octets), _COPY_BYTES):
+                    copy.write(octets[start : start + _COPY_BYTES])
+                    self._alive()
+            copy.write(_COPY_TRAILER)
         self._alive()
-        rows = self._driver.execute(
-            "SELECT case_number FROM public.judgments WHERE case_number = ANY(%s)", [list(keys)]
-        )
-        return {key for (key,) in rows}
 
-    def _stage(self, rows: Iterable[Packed]) -> int:
-        self._driver.execute(_STAGE)
-        first_id = self._next_id
-        self._copy("pg_temp.staged_judgments", rows)
+    def _seek(self, *rows: Packed) -> None:
+        self._driver.execute(_SEEK)
+        with self._driver.cursor().copy("COPY pg_temp.sought_keys FROM STDIN (FORMAT BINARY)") as copy:
+            copy.write(_COPY_HEADER + b"".join(_key_record(key) for part in rows for key in part.key_octets()))
+            copy.write(_COPY_TRAILER)
         self._alive()
-        return self._next_id - first_id
 
-    def _keep_staged(self) -> Duplicates:
-        found = self._driver.execute(_KEEP_STAGED, {"batch": self._batch_id}).fetchone()
+    def _read(self, statement: str) -> Standing:
+        # The server sends a message for each row; the header comes before the first one, the trailer is the last.
+        with self._driver.cursor().copy(statement.encode()) as copy:
+            messages = [bytes(message) for message in copy]
         self._alive()
-        return Duplicates(*found) if found else Duplicates()
+        content = b"".join(messages)
+        lengths = np.fromiter(map(len, messages), np.int64, len(messages))
+        lengths[0] -= len(_COPY_HEADER)
+        lengths[-1] -= len(_COPY_TRAILER)
+        ends = np.cumsum(lengths[lengths > 0])
+        octets = np.frombuffer(content, np.uint8)[len(_COPY_HEADER) : len(content) - len(_COPY_TRAILER)]
+        if len(ends) and (octets[np.concatenate(([0], ends[:-1])) + 1] != len(STANDING_COLUMNS)).any():
+            raise RuntimeError("the judgments that stand did not come a message each")
+        return Standing(octets, ends)
 
     def _copy(self, table: str, rows: Iterable[Packed]) -> None:
         statement = f"COPY {table} ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
@@ -212,6 +221,10 @@ class JudgmentTarget:
         self._next_id = first_id
         self._alive()
         return outcome
+
+
+def _key_record(key: bytes) -> bytes:
+    return b"\x00\x01" + len(key).to_bytes(4) + key
 
 
 def _driver(connection: Connection) -> psycopg.Connection[Any]:

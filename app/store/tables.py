@@ -14,6 +14,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     Numeric,
+    PrimaryKeyConstraint,
     Table,
     Text,
 )
@@ -89,12 +90,13 @@ row_errors = Table(
 row_conflicts = Table(
     "row_conflicts",
     metadata,
-    Column("batch_id", UUID, primary_key=True),
-    Column("row_index", Integer, primary_key=True),
-    Column("case_number", Text, nullable=False),
+    Column("batch_id", UUID),
+    Column("row_index", Integer),
+    Column("case_number", Text),
     Column("kept_batch_id", UUID, nullable=False),
     Column("kept_row_index", Integer, nullable=False),
     Column("fields", JSONB, nullable=False),
+    PrimaryKeyConstraint("batch_id", "case_number", "row_index"),
     schema="intake",
 )
 

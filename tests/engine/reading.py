@@ -83,7 +83,7 @@ def checked(data: bytes, folder: Path, *, today: dt.date = TODAY, limits: Limits
         for key_range in merge.key_ranges(findings.rows.runs, 50):
             for portion in key_range.portions():
                 rows += unpacked(portion.rows)
-        refused = {error[0]: error for error in findings.errors}
+        refused = {error[0]: error for error in findings.errors.take()}
     assert [row["case_number"].encode() for row in rows] == sorted(row["case_number"].encode() for row in rows)
     return Checked({row["row_index"]: row for row in rows}, refused, findings)
 

@@ -15,9 +15,10 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from app.engine import conflicts
 from app.engine.cells import PAD
 from app.engine.pack import TEXTS, Values, pack
-from app.rows import PLACE, Duplicates, Outcome, Packed
+from app.rows import PLACE, Outcome, Packed, Standing
 from app.store import judgments, row_errors
 from app.store.judgments import JudgmentTarget
 from tests.conftest import Look
@@ -168,45 +169,67 @@ class TestInsert:
             connection.invalidate()
 
 
+def standing_keys(standing: Standing) -> list[str]:
+    """The case numbers of judgments that stand, in their order."""
+    ends = standing.ends.tolist()
+    found = [standing.octets[start:end].tobytes() for start, end in itertools.pairwise([0, *ends])]
+    return [row[46 : 46 + int.from_bytes(row[42:46])].decode() for row in found]
+
+
 class TestInsertAbsent:
-    def test_it_leaves_out_what_stands_and_keeps_it_as_duplicate(
-        self, loading: Connection, batch_id: UUID, made: Batches, look: Look
-    ) -> None:
+    def test_it_leaves_out_what_stands(self, loading: Connection, batch_id: UUID, made: Batches, look: Look) -> None:
         made.put_judgment(uuid4(), 1, case_number="C-2")
         made.put_judgment(uuid4(), 2, case_number="C-4")
         target = JudgmentTarget(loading, batch_id, first_id=501)
         rows = [accepted(f"C-{number}", number) for number in range(1, 6)]
         rows.append(accepted("C-5", 9))
-        assert target.insert_absent(packed(batch_id, rows)) == (Outcome.LOADED, Duplicates(3, 2, Decimal("3703.50")))
+        assert target.insert_absent(packed(batch_id, rows)) is Outcome.LOADED
         loading.commit()
-        assert look.rows("SELECT case_number FROM public.judgments WHERE batch_id = :id ORDER BY 1", id=batch_id) == [
-            ("C-1",),
-            ("C-3",),
-            ("C-5",),
-        ]
+        assert look.rows(
+            "SELECT case_number, row_index FROM public.judgments WHERE batch_id = :id ORDER BY 1", id=batch_id
+        ) == [("C-1", 1), ("C-3", 3), ("C-5", 5)]
 
     def test_it_may_be_called_again_in_one_load(self, loading: Connection, batch_id: UUID, look: Look) -> None:
         target = JudgmentTarget(loading, batch_id, first_id=501)
         first, again = packed(batch_id, [accepted("C-1")]), packed(batch_id, [accepted("C-1", 1), accepted("C-2", 2)])
-        assert target.insert_absent(first) == (Outcome.LOADED, Duplicates())
-        assert target.insert_absent(again) == (Outcome.LOADED, Duplicates(1, 0, Decimal("1234.50")))
+        assert target.insert_absent(first) is Outcome.LOADED
+        assert target.insert_absent(again) is Outcome.LOADED
         loading.commit()
         assert look.rows("SELECT count(DISTINCT id), count(*) FROM public.judgments") == [(2, 2)]
 
     def test_a_refused_row_inserts_none(self, loading: Connection, batch_id: UUID) -> None:
         target = JudgmentTarget(loading, batch_id, first_id=501)
         refused = accepted("C-2", cents=1234567890123_00)
-        assert target.insert_absent(packed(batch_id, [accepted("C-1"), refused])) == (Outcome.REFUSED, Duplicates())
-        assert target.taken(["C-1", "C-2"]) == set()
+        (rows,) = packed(batch_id, [accepted("C-1"), refused])
+        assert target.insert_absent([rows]) is Outcome.REFUSED
+        assert not len(target.standing(rows))
 
 
 class TestWhatStands:
-    def test_taken_names_the_keys_that_stand(self, loading: Connection, batch_id: UUID, made: Batches) -> None:
+    def test_it_is_found_under_the_rows_keys(self, loading: Connection, batch_id: UUID, made: Batches) -> None:
         made.put_judgment(uuid4(), 1, case_number="C-2")
         target = JudgmentTarget(loading, batch_id, first_id=501)
         target.insert(packed(batch_id, [accepted("C-1")]))
-        assert target.taken(["C-1", "C-2", "C-3", "c-2"]) == {"C-1", "C-2"}
-        assert target.taken([]) == set()
+        (rows,) = packed(batch_id, [accepted(key) for key in ("C-1", "C-2", "C-3", "D-4", "D-5", "D-6")])
+        assert standing_keys(target.standing(rows)) == ["C-1", "C-2"]
+        assert standing_keys(target.standing(rows.part(2, 4))) == []
+        assert standing_keys(target.standing(rows.part(0, 0))) == []
+
+    @pytest.mark.parametrize("others", [0, 3, 50])
+    def test_it_is_found_among_few_neighbours_and_among_many(
+        self, loading: Connection, batch_id: UUID, made: Batches, others: int
+    ) -> None:
+        made.put_judgment(uuid4(), 1, case_number="A-1")
+        for number, key in enumerate(["K-1", "K-2", *(f"K-1{place:03}" for place in range(others))], start=2):
+            made.put_judgment(uuid4(), number, case_number=key)
+        target = JudgmentTarget(loading, batch_id, first_id=501)
+        (known,) = packed(batch_id, [accepted("A-1")])
+        (rows,) = packed(batch_id, [accepted("K-1"), accepted("K-15"), accepted("K-2", 1), accepted("K-2", 2)])
+        # What most keys of the last rows found decides how the next are sought.
+        for _ in range(2):
+            assert standing_keys(target.standing(known)) == ["A-1"]
+            assert set(standing_keys(target.standing(rows))) >= {"K-1", "K-2"}
+            assert conflicts.partners(rows, target.standing(rows)).tolist()[1] == -1
 
     def test_duplicates_are_kept_with_their_differences(
         self, loading: Connection, batch_id: UUID, made: Batches, look: Look
@@ -221,7 +244,12 @@ class TestWhatStands:
             accepted("C-1", 4, days=None, defendant_name='Bé"la\\', court="Civil"),
             accepted("C-2", 5),
         ]
-        assert target.keep_duplicates(packed(batch_id, again)) == Duplicates(2, 1, Decimal("2469.00"))
+        (rows,) = packed(batch_id, again)
+        standing = target.standing(rows)
+        partners = conflicts.partners(rows, standing)
+        found = conflicts.against(rows, np.arange(2), partners, standing)
+        assert (found.rows, found.differing, found.cents) == (2, 1, 2469_00)
+        target.keep([found.octets])
         loading.commit()
         fields = {
             "plaintiff_name": [None, "Harrow Lending LLC"],

@@ -1,0 +1,279 @@
+"""Conflicts: the rows whose key another row holds already, each with the fields in which it differs from that one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from app.engine.cells import Flags, Numbers, Octets, windows
+from app.rows import CONFLICT_COLUMNS, VALUE_NAMES, Packed, Standing
+
+_PAD = 64
+_EPOCH = dt.date(2000, 1, 1)
+_UNDATED = np.iinfo(np.int32).min
+# Places in a packed row: the date's length and days, then all else four bytes earlier where there is no date.
+_DATE_AT, _DAYS_AT, _DIGITS_AT, _BATCH_AT, _ROW_AT, _KEY_AT = 14, 18, 34, 46, 66, 78
+# Places in a judgment that stands.
+_KEPT_BATCH_AT, _KEPT_ROW_AT, _KEPT_CENTS_AT, _KEPT_KEY_AT = 6, 26, 34, 42
+_BATCH_BYTES, _DAYS_BYTES, _LENGTH_BYTES = 16, 4, 4
+_TEXTS = ("defendant_name", "plaintiff_name", "court", "county")
+_BASE = 10_000
+
+_HEAD = np.dtype(
+    [
+        ("count", ">i2"),
+        ("batch_length", ">i4"),
+        ("batch", "V16"),
+        ("row_length", ">i4"),
+        ("row_index", ">i4"),
+        ("kept_batch_length", ">i4"),
+        ("kept_batch", "V16"),
+        ("kept_row_length", ">i4"),
+        ("kept_row_index", ">i4"),
+        ("key_length", ">i4"),
+    ]
+)
+_SAME = b"\x01{}"
+"""No difference, as jsonb is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicts:
+    """Conflicts packed as COPY BINARY takes them in the order of CONFLICT_COLUMNS; ``cents`` are the refused rows' own."""
+
+    octets: bytes
+    rows: int
+    differing: int
+    cents: int
+
+
+NO_CONFLICTS = Conflicts(b"", 0, 0, 0)
+
+
+def among(rows: Packed, firsts: Flags, before: Packed | None) -> Conflicts:
+    """The rows that are not the first of their key in the file, against the first; ``before`` is the first of the key
+    with which the rows go on from an earlier portion.
+    """
+    repeats = np.flatnonzero(~firsts)
+    if not len(repeats):
+        return NO_CONFLICTS
+    kept = np.maximum.accumulate(np.where(firsts, np.arange(len(rows)), -1))[repeats]
+    ours = _Judgments.packed(rows)
+    if before is None or (kept >= 0).all():
+        return _packed(ours, repeats, ours, kept)
+    early = kept < 0
+    first = _Judgments.packed(before)
+    return joined(
+        (
+            _packed(ours, repeats[early], first, np.zeros(int(early.sum()), np.int64)),
+            _packed(ours, repeats[~early], ours, kept[~early]),
+        )
+    )
+
+
+def against(rows: Packed, which: Numbers, partners: Numbers, standing: Standing) -> Conflicts:
+    """The chosen rows, each against the standing judgment that ``partners`` names."""
+    if not len(which):
+        return NO_CONFLICTS
+    return _packed(_Judgments.packed(rows), which, _Judgments.standing(standing), partners)
+
+
+def joined(parts: Sequence[Conflicts]) -> Conflicts:
+    """All of them, one behind the other."""
+    return Conflicts(
+        b"".join(part.octets for part in parts),
+        sum(part.rows for part in parts),
+        sum(part.differing for part in parts),
+        sum(part.cents for part in parts),
+    )
+
+
+def partners(rows: Packed, standing: Standing) -> Numbers:
+    """For each row the standing judgment of its key, -1 where none stands."""
+    found = np.full(len(rows), -1)
+    if not len(standing):
+        return found
+    judgments = _Judgments.standing(standing)
+    width = max(rows.keys.shape[1], judgments.longest_key)
+    wanted, kept = _as_texts(rows.keys, width), _as_texts(judgments.keys(width), width)
+    order = np.argsort(kept, kind="stable")
+    place = order[np.minimum(np.searchsorted(kept, wanted, sorter=order), len(kept) - 1)]
+    stands = kept[place] == wanted
+    found[stands] = place[stands]
+    return found
+
+
+def is_itself(rows: Packed, which: Numbers, partners: Numbers, standing: Standing) -> Flags:
+    """Which of the chosen rows are the very judgment that stands under their key."""
+    ours, kept = _Judgments.packed(rows), _Judgments.standing(standing)
+    same_batch = (ours.batches(which) == kept.batches(partners)).all(axis=1)
+    same: Flags = same_batch & (ours.row_index[which] == kept.row_index[partners])
+    return same
+
+
+class _Judgments:
+    """Values by columns, read from rows of bytes of either form."""
+
+    def __init__(self, octets: Octets, starts: Numbers, ends: Numbers) -> None:
+        self.octets = np.concatenate((octets, np.zeros(_PAD, np.uint8)))
+        self.starts, self.ends = starts, ends
+        self._whole = np.ndarray((len(self.octets) - _LENGTH_BYTES + 1,), ">i4", self.octets, strides=(1,))
+        self.batch_at = self.key_at = self.texts_at = starts
+        self.key_lengths = self.row_index = self.cents = self.days = starts
+
+    @classmethod
+    def packed(cls, rows: Packed) -> _Judgments:
+        found = cls(rows.octets, np.concatenate((np.zeros(1, np.int64), rows.ends[:-1])), rows.ends)
+        found.days, shift = found._dates(found.starts + _DATE_AT)
+        at = found.starts + shift
+        digits = np.ndarray((len(found.octets) - 1,), ">i2", found.octets, strides=(1,))
+        millions, tens, units, cents = (digits[at + _DIGITS_AT + place].astype(np.int64) for place in (0, 2, 4, 6))
+        found.cents = ((millions * _BASE + tens) * _BASE + units) * 100 + cents // 100
+        found.batch_at = at + _BATCH_AT
+        found.row_index = found._integers(at + _ROW_AT)
+        found.key_lengths = found._integers(at + _KEY_AT)
+        found.key_at = at + _KEY_AT + _LENGTH_BYTES
+        found.texts_at = found.key_at + found.key_lengths
+        return found
+
+    @classmethod
+    def standing(cls, judgments: Standing) -> _Judgments:
+        found = cls(judgments.octets, np.concatenate((np.zeros(1, np.int64), judgments.ends[:-1])), judgments.ends)
+        starts = found.starts
+        found.batch_at = starts + _KEPT_BATCH_AT
+        found.row_index = found._integers(starts + _KEPT_ROW_AT)
+        cents = np.ndarray((len(found.octets) - 7,), ">i8", found.octets, strides=(1,))
+        found.cents = cents[starts + _KEPT_CENTS_AT].astype(np.int64)
+        found.key_lengths = found._integers(starts + _KEPT_KEY_AT)
+        found.key_at = starts + _KEPT_KEY_AT + _LENGTH_BYTES
+        dates_at = found.key_at + found.key_lengths
+        found.days, shift = found._dates(dates_at)
+        found.texts_at = dates_at + _LENGTH_BYTES + _DAYS_BYTES + shift
+        return found
+
+    @property
+    def longest_key(self) -> int:
+        return int(self.key_lengths.max())
+
+    def keys(self, width: int) -> Octets:
+        """The keys, one row of bytes each, filled up with zeros."""
+        keys = np.zeros((len(self.starts), width), np.uint8)
+        for first in range(0, self.longest_key, _PAD):
+            piece = min(_PAD, width - first)
+            which = np.flatnonzero(self.key_lengths > first)
+            keys[which, first : first + piece] = windows(self.octets, self.key_at[which] + first, piece)
+        keys[np.arange(width) >= self.key_lengths[:, None]] = 0
+        return keys
+
+    def batches(self, which: Numbers) -> Octets:
+        """The batch ids, 16 bytes each."""
+        return windows(self.octets, self.batch_at[which], _BATCH_BYTES)
+
+    def values(self, index: int) -> dict[str, str | None]:
+        """The values by name, as a conflict shows them."""
+        cents, days = int(self.cents[index]), int(self.days[index])
+        found: dict[str, str | None] = {
+            "judgment_amount": f"{cents // 100}.{cents % 100:02d}",
+            "judgment_date": None if days == _UNDATED else (_EPOCH + dt.timedelta(days)).isoformat(),
+        }
+        texts = self.octets[self.texts_at[index] : self.ends[index]].tobytes()
+        at = 0
+        for name in _TEXTS:
+            length = int.from_bytes(texts[at : at + _LENGTH_BYTES], signed=True)
+            at += _LENGTH_BYTES
+            found[name] = None if length < 0 else texts[at : at + length].decode()
+            at += max(length, 0)
+        return found
+
+    def _dates(self, at: Numbers) -> tuple[Numbers, Numbers]:
+        """Days since 2000-01-01, and by how many bytes a NULL makes the row shorter, as a negative number."""
+        dated = self._whole[at] == _DAYS_BYTES
+        days = np.where(dated, self._whole[at + _LENGTH_BYTES], _UNDATED)
+        return days, np.where(dated, 0, -_DAYS_BYTES)
+
+    def _integers(self, at: Numbers) -> Numbers:
+        return self._whole[at].astype(np.int64)
+
+
+def _same(ours: _Judgments, which: Numbers, kept: _Judgments, partners: Numbers) -> Flags:
+    """Which pairs hold the same values."""
+    same: Flags = (ours.cents[which] == kept.cents[partners]) & (ours.days[which] == kept.days[partners])
+    starts, others = ours.texts_at[which], kept.texts_at[partners]
+    lengths = ours.ends[which] - starts
+    same &= lengths == kept.ends[partners] - others
+    for first in range(0, int(lengths.max()), _PAD):
+        open_pairs = np.flatnonzero(same & (lengths > first))
+        width = min(_PAD, int(lengths.max()) - first)
+        left = windows(ours.octets, starts[open_pairs] + first, width)
+        right = windows(kept.octets, others[open_pairs] + first, width)
+        beyond = np.arange(width) >= (lengths[open_pairs] - first)[:, None]
+        same[open_pairs] = ((left == right) | beyond).all(axis=1)
+    return same
+
+
+def _packed(ours: _Judgments, which: Numbers, kept: _Judgments, partners: Numbers) -> Conflicts:
+    """The chosen rows as conflicts with their partners."""
+    if not len(which):
+        return NO_CONFLICTS
+    same = _same(ours, which, kept, partners)
+    differing = np.flatnonzero(~same)
+    fields = {
+        place: _differences(ours.values(row), kept.values(partner))
+        for place, row, partner in zip(
+            differing.tolist(), which[differing].tolist(), partners[differing].tolist(), strict=True
+        )
+    }
+    head = np.empty(len(which), _HEAD)
+    head["count"] = len(CONFLICT_COLUMNS)
+    head["batch_length"] = head["kept_batch_length"] = _BATCH_BYTES
+    head["row_length"] = head["kept_row_length"] = _LENGTH_BYTES
+    head["batch"] = ours.batches(which).view("V16").ravel()
+    head["row_index"] = ours.row_index[which]
+    head["kept_batch"] = kept.batches(partners).view("V16").ravel()
+    head["kept_row_index"] = kept.row_index[partners]
+    head["key_length"] = ours.key_lengths[which]
+    octets = _written(head, ours, which, fields)
+    return Conflicts(octets, len(which), len(differing), int(ours.cents[which].sum()))
+
+
+def _written(head: np.ndarray, ours: _Judgments, which: Numbers, fields: dict[int, bytes]) -> bytes:
+    """Each head with its key and its fields behind it."""
+    lengths = ours.key_lengths[which]
+    json_lengths = np.full(len(which), len(_SAME))
+    for place, content in fields.items():
+        json_lengths[place] = len(content)
+    ends = np.cumsum(_HEAD.itemsize + lengths + _LENGTH_BYTES + json_lengths)
+    json_at = ends - json_lengths
+    key_at = json_at - _LENGTH_BYTES - lengths
+    octets = np.empty(int(ends[-1]) + _PAD, np.uint8)
+    # Keys are copied in one width; what stands beyond a key's end is written over by what follows it.
+    for first in range(0, int(lengths.max()), _PAD):
+        longer = np.flatnonzero(lengths > first)
+        _places(octets, _PAD)[key_at[longer] + first] = windows(
+            ours.octets, ours.key_at[which[longer]] + first, _PAD
+        ).view(f"V{_PAD}")[:, 0]
+    _places(octets, len(_SAME))[json_at] = np.void(_SAME)
+    for place, content in fields.items():
+        start = int(json_at[place])
+        octets[start : start + len(content)] = np.frombuffer(content, np.uint8)
+    np.ndarray((len(octets) - 3,), ">i4", octets, strides=(1,))[json_at - _LENGTH_BYTES] = json_lengths
+    _places(octets, _HEAD.itemsize)[key_at - _HEAD.itemsize] = head.view(f"V{_HEAD.itemsize}")
+    return octets[: ends[-1]].tobytes()
+
+
+def _places(octets: Octets, width: int) -> np.ndarray:
+    """Slices of one width from every byte on."""
+    return np.ndarray((len(octets) - width + 1,), f"V{width}", octets, strides=(1,))
+
+
+def _differences(ours: dict[str, str | None], kept: dict[str, str | None]) -> bytes:
+    """Field -> [kept, refused], as jsonb is sent."""
+    return b"\x01" + orjson.dumps({name: [kept[name], ours[name]] for name in VALUE_NAMES if kept[name] != ours[name]})
+
+
+def _as_texts(keys: Octets, width: int) -> np.ndarray:
+    return np.ascontiguousarray(keys).view(f"S{keys.shape[1]}").ravel().astype(f"S{width}")
