@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 HEADER = "Case Number,Plaintiff,Defendant,Judgment Amount,Filing Date,Court,County,Lead ID,Status\n"
 ERRORS, DUPLICATES = 0.03, 0.02
@@ -31,26 +32,45 @@ _WRONG = (
 )
 
 
-def write(
-    path: Path, rows: int, *, order: str = "random", errors: float = ERRORS, seed: int = 1, bodies: int = 2
-) -> None:
-    """Write a file whose case numbers come in ``order``: random or sorted. ``bodies`` seeds all other cells."""
+def write(path: Path, rows: int, **how: Any) -> None:
+    """Write a file; ``how`` as records takes it."""
+    with path.open("w", encoding="utf-8", newline="", buffering=1024 * 1024) as file:
+        file.write(HEADER)
+        file.writelines(records(rows, **how))
+
+
+def content(rows: int, **how: Any) -> bytes:
+    """The same file in memory."""
+    return (HEADER + "".join(records(rows, **how))).encode()
+
+
+def records(
+    rows: int, *, order: str = "random", errors: float = ERRORS, seed: int = 1, bodies: int = 2, first: int = 0
+) -> Iterator[str]:
+    """The lines behind the header, with case numbers from ``first`` on, in ``order``: random, or sorted as the index is.
+
+    ``seed`` chooses the case numbers, the duplicates and which rows are wrong; ``bodies`` all other cells. So two files
+    of one seed hold the same accepted case numbers.
+    """
     chance = random.Random(seed)
-    numbers = list(range(rows))
+    numbers = list(range(first, first + rows))
     for place in chance.sample(range(1, rows), int(rows * DUPLICATES)) if rows > 1 else ():
         numbers[place] = numbers[place - 1]
     if order == "random":
         chance.shuffle(numbers)
-    with path.open("w", encoding="utf-8", newline="", buffering=1024 * 1024) as file:
-        file.write(HEADER)
-        file.writelines(_lines(numbers, errors, random.Random(bodies)))
+    else:
+        numbers.sort(key=_case)
+    return _lines(numbers, errors, chance.random, random.Random(bodies).random)
 
 
-def _lines(numbers: list[int], errors: float, chance: random.Random) -> Iterator[str]:
-    uniform = chance.random
+def _case(number: int) -> str:
+    return f"{2000 + number % 25}-CV-{number:09d}"
+
+
+def _lines(numbers: list[int], errors: float, fate: Callable[[], float], uniform: Callable[[], float]) -> Iterator[str]:
     for number in numbers:
-        case = f"{2000 + number % 25}-CV-{number:09d}"
-        if uniform() < errors:
+        case = _case(number)
+        if fate() < errors:
             yield f"{case}{_WRONG[int(uniform() * len(_WRONG))]}\n"
             continue
         amount, date = _amount(uniform), _date(uniform)
