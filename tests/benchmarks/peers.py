@@ -91,7 +91,8 @@ def _pandas(url: str, path: Path, table: str) -> None:
     from app.store.database import open_engine
 
     frame = pd.read_csv(path, dtype=str, keep_default_na=False, on_bad_lines="skip")
-    frame = frame[frame.iloc[:, -1].notna()].iloc[:, : len(Judgment._fields)]
+    # A record that is too short is filled up in silence.
+    frame = frame[frame.iloc[:, -1].fillna("") != ""].iloc[:, : len(Judgment._fields)]
     frame.columns = list(Judgment._fields)
     frame["case_number"] = frame["case_number"].str.strip().str.upper()
     frame["judgment_amount"] = frame["judgment_amount"].str.replace(r"USD|[$,\s]", "", regex=True)

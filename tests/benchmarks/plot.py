@@ -17,9 +17,11 @@ _STYLE = """
   .text { fill: #1f2328; } .quiet { fill: #59636e; font-size: 12px; } .title { fill: #1f2328; font-weight: 600; }
   .grid { stroke: #d1d9e0; } .ours { fill: #0969da; } .other { fill: #8c959f; }
   .least { stroke: #cf222e; stroke-width: 2.5; } .reach { stroke: #1a7f37; stroke-width: 2.5; stroke-dasharray: 3 2; }
+  .halo { stroke: #ffffff; stroke-width: 6; }
   @media (prefers-color-scheme: dark) {
     .text, .title { fill: #f0f6fc; } .quiet { fill: #9198a1; } .grid { stroke: #3d444d; }
     .ours { fill: #4493f8; } .other { fill: #656c76; } .least { stroke: #f85149; } .reach { stroke: #3fb950; }
+    .halo { stroke: #0d1117; }
   }
 """
 
@@ -104,8 +106,9 @@ def _panel(panel: Panel, top: float) -> list[str]:
         marked = [value for _, value in marks if value is not None]
         parts += [
             f'<line class="{name}" x1="{x(value)}" x2="{x(value)}" y1="{y - 3}" y2="{y + _BAR + 3}"/>'
-            for name, value in marks
+            for mark, value in marks
             if value is not None
+            for name in ("halo", mark)
         ]
         # Behind the bar and every mark that would cross the words.
         place = x(bar.value)
