@@ -58,6 +58,8 @@ class Plain:
 
     ``ends`` holds, for each record and column, the position behind the cell: that of its delimiter or line end. A cell
     that begins with a quote ends with one; doubled quotes inside it are still doubled. The bytes are valid UTF-8.
+    ``stains`` tells, in order, where cells hold more than printable ASCII: at controls, at the first bytes of characters
+    beyond ASCII, at quotes that follow a quote. Some may stand between the records.
     """
 
     starts: Positions
@@ -66,6 +68,7 @@ class Plain:
     row_index: Positions
     line_number: Positions
     row_number: Positions
+    stains: Positions
 
     def __len__(self) -> int:
         return len(self.starts)

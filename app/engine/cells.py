@@ -16,12 +16,9 @@ Numbers = npt.NDArray[np.int64]
 PAD = 64
 """Bytes before and behind the cells, so that a slice of fixed width may begin or end outside its cell."""
 
-_QUOTE, _CR, _LF = b'"\r\n'
-_FIRST_PRINTABLE = 0x20
-_PRINTABLE = 0x7E - _FIRST_PRINTABLE
-# U+00C0 to U+00FF, letters that NFC leaves alone, are 0xC3 and one continuation byte.
+_QUOTE = ord('"')
+# U+00C0 to U+00FF, letters that NFC leaves alone, are 0xC3 and one byte more.
 _LATIN_LEAD = 0xC3
-_CONTINUATION, _CONTINUATION_MASK = 0x80, 0xC0
 
 ASCII, LATIN, OTHER = 0, 1, 2
 """What stains a cell: nothing but printable ASCII; letters of U+00C0 to U+00FF too; anything else, doubled quotes too."""
@@ -93,18 +90,11 @@ class Cells:
     def _stained(self, content: Octets, first: int) -> Octets:
         plain = self._plain
         stains = np.zeros(plain.ends.shape, np.uint8)
-        odd = np.flatnonzero((content - np.uint8(_FIRST_PRINTABLE)) > _PRINTABLE)
-        byte = content[odd]
-        inside = (byte != _LF) & (byte != _CR)
-        odd, byte = odd[inside], byte[inside]
-        following = content[np.minimum(odd + 1, len(content) - 1)]
-        latin = (byte == _LATIN_LEAD) & (following & _CONTINUATION_MASK == _CONTINUATION)
-        latin |= content[odd - 1] == _LATIN_LEAD
-        self._stain(stains, odd[latin] + first, LATIN)
-        self._stain(stains, odd[~latin] + first, OTHER)
-        quotes = content == _QUOTE
-        doubled = np.flatnonzero(quotes[1:] & quotes[:-1])
-        self._stain(stains, doubled + first, OTHER)
+        low, high = np.searchsorted(plain.stains, (first, first + len(content)))
+        positions = plain.stains[low:high]
+        latin = content[positions - first] == _LATIN_LEAD
+        self._stain(stains, positions[latin], LATIN)
+        self._stain(stains, positions[~latin], OTHER)
         return stains
 
     def _stain(self, stains: Octets, positions: Positions, stain: int) -> None:

@@ -258,8 +258,9 @@ class _Stretches:
         counts = runs[:, 1] - runs[:, 0]
         step = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
         line = np.repeat(runs[:, 0], counts) + step
-        last = lines.last[line]
-        ends = lines.ends[last[:, None] + np.arange(1 - lines.width, 1)]
+        # The ends of a record stand one behind the other: they are copied as one piece.
+        pieces = np.ndarray((len(lines.ends) - lines.width + 1,), f"V{8 * lines.width}", lines.ends, strides=(8,))
+        ends = pieces[lines.last[line] - (lines.width - 1)].view(np.int64).reshape(len(line), lines.width)
         starts = lines.starts[line]
         record_ends = ends[:, -1] + 1
         if lines.has_returns:
@@ -267,9 +268,5 @@ class _Stretches:
             octets = np.frombuffer(data, np.uint8)
             final = ends[:, -1]
             ends[:, -1] -= (octets[final] == _LF) & (octets[final - 1] == _CR)
-        return Plain(
-            starts,
-            ends,
-            record_ends,
-            *(np.repeat(runs[:, column], counts) + step for column in (2, 3, 4)),
-        )
+        row_index, line_number, row_number = (np.repeat(runs[:, column], counts) + step for column in (2, 3, 4))
+        return Plain(starts, ends, record_ends, row_index, line_number, row_number, lines.stains)

@@ -6,15 +6,21 @@ What is not proven here is no fault yet: it is read again, record by record, by 
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from app.block import Positions
 
 _QUOTE, _CR, _LF = b'"\r\n'
+_DELETE = b"\x7f"
 _FIRST_HIGH = 0x80
+# Added to a byte, it brings what begins a character beyond ASCII and then the controls to the front: first come the bytes
+# from 0xC0 on, which wrap around.
+_LEADS_FIRST, _LEADS_AND_CONTROLS = 0x40, 0x60
+_FIRST_PRINTABLE, _PRINTABLE = 0x20, 0x7E - 0x20
 _FIRST_VISIBLE, _LAST_VISIBLE = 0x21, 0x7E
 _LONGEST_EMPTY_WORD = 4
 # What a word for empty (NA, N/A, NULL, -) begins with, or a cell whose first quote is doubled.
@@ -29,7 +35,7 @@ class Lines:
     """The whole lines of a piece of a file; positions count from the data's start.
 
     ``doubtful`` names, in order, the lines that are not proven. ``last`` is, for each line, the place in ``ends`` of its
-    own end: a proven line's cells end at the ``width`` places up to there.
+    own end: a proven line's cells end at the ``width`` places up to there. ``stains`` are as in Plain.
     """
 
     starts: Positions
@@ -39,6 +45,7 @@ class Lines:
     doubtful: list[int]
     width: int
     has_returns: bool
+    stains: Positions = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -64,86 +71,120 @@ def find_lines(data: bytes, start: int, behind: int, delimiter: int, width: int,
     longer than ``longest`` bytes is never proven.
     """
     octets = np.frombuffer(data, np.uint8)[start:behind]
-    line_ends, has_returns = _line_ends(octets, ended=ended)
-    separators = np.flatnonzero(line_ends | (octets[: len(line_ends)] == delimiter))
-    stop = int(np.flatnonzero(line_ends)[-1]) + 1 if line_ends.any() else 0
-    separators = separators[: np.searchsorted(separators, stop)]
-    octets = octets[:stop]
-    line_ends = line_ends[:stop]
-    ends_of_lines = np.flatnonzero(line_ends)
-    doubtful = np.zeros(len(ends_of_lines), np.bool_)
-    quotes = np.flatnonzero(octets == _QUOTE)
+    # All that matters is picked out at once; from there on the positions of these few bytes are worked on.
+    marks = _marks(octets, delimiter, has_delete=data.find(_DELETE, start, behind) >= 0)
+    kinds = octets[marks]
+    is_end, has_returns = _line_ends(octets, marks, kinds, ended=ended)
+    ends_at = np.flatnonzero(is_end)
+    count = int(ends_at[-1]) + 1 if len(ends_at) else 0
+    marks, kinds, is_end = marks[:count], kinds[:count], is_end[:count]
+    ends_of_lines = marks[ends_at]
+    stop = int(ends_of_lines[-1]) + 1 if count else 0
+    starts = np.concatenate((np.zeros(min(1, count), np.int64), ends_of_lines[:-1] + 1))
+    plain = ends_of_lines + 1 - starts <= longest
+    separates = is_end | (kinds == delimiter)
+    quotes = np.flatnonzero(kinds == _QUOTE)
     if len(quotes):
-        separators = _without_quoted(octets, separators, quotes, ends_of_lines, doubtful, delimiter=delimiter)
-    last = np.flatnonzero(line_ends[separators])
-    plain = (np.diff(last, prepend=-1) == width) & ~doubtful
-    starts = np.concatenate((np.zeros(min(1, len(last)), np.int64), ends_of_lines[:-1] + 1))
-    plain &= ends_of_lines + 1 - starts <= longest
-    if stop and octets.max() >= _FIRST_HIGH:
-        _doubt_bad_utf8(octets, starts, ends_of_lines, plain)
-    _doubt_blank(octets, starts, separators, last, plain, width=width)
+        _close_quotes(octets, marks, quotes, is_end, separates, plain=plain, delimiter=delimiter)
+    # A delimiter inside quotes separates nothing: a tab there is a control like any other.
+    stained = (kinds - np.uint8(_FIRST_PRINTABLE) > _PRINTABLE) & ~separates & (kinds != _CR)
+    stained[quotes[1:][np.diff(marks[quotes]) == 1]] = True
+    places = np.flatnonzero(separates)
+    separators = marks[places]
+    last = np.flatnonzero(is_end[places])
+    plain &= np.diff(last, prepend=-1) == width
+    _doubt_bad_utf8(octets[:stop], starts, ends_of_lines, plain)
+    _doubt_blank(octets, starts, separators, last, plain, width=width, delimiter=delimiter)
     return Lines(
-        starts + start, stop + start, separators + start, last, np.flatnonzero(~plain).tolist(), width, has_returns
+        starts + start,
+        stop + start,
+        separators + start,
+        last,
+        np.flatnonzero(~plain).tolist(),
+        width,
+        has_returns,
+        marks[stained] + start,
     )
 
 
-def _line_ends(octets: _Octets, *, ended: bool) -> tuple[_Flags, bool]:
-    """Where LF, CR LF (at its LF) or a lone CR ends a line; a CR that ends unfinished data is not decided yet."""
-    found = octets == _LF
-    returns = np.flatnonzero(octets == _CR)
+def _marks(octets: _Octets, delimiter: int, *, has_delete: bool) -> Positions:
+    """Where delimiters, quotes, controls and the first bytes of characters beyond ASCII stand."""
+    found = octets + np.uint8(_LEADS_FIRST) < _LEADS_AND_CONTROLS
+    for byte in (delimiter, _QUOTE, *(_DELETE if has_delete else b"")):
+        found |= octets == byte
+    return np.flatnonzero(found)
+
+
+def _line_ends(octets: _Octets, marks: Positions, kinds: _Octets, *, ended: bool) -> tuple[_Flags, bool]:
+    """At which marks LF, CR LF (at its LF) or a lone CR ends a line; a CR that ends unfinished data is not decided yet."""
+    found = kinds == _LF
+    returns = np.flatnonzero(kinds == _CR)
     if not len(returns):
         return found, False
-    decided = returns[:-1] if returns[-1] == len(octets) - 1 and not ended else returns
-    following = np.minimum(decided + 1, len(octets) - 1)
-    lone = decided[(octets[following] != _LF) | (following == decided)]
-    found[lone] = True
+    position = marks[returns]
+    final = len(octets) - 1
+    lone = octets[np.minimum(position + 1, final)] != _LF
+    lone[-1] = ended if position[-1] == final else lone[-1]
+    found[returns[lone]] = True
     return found, True
 
 
-def _without_quoted(
+def _close_quotes(
     octets: _Octets,
-    separators: Positions,
+    marks: Positions,
     quotes: Positions,
-    ends_of_lines: Positions,
-    doubtful: _Flags,
+    is_end: _Flags,
+    separates: _Flags,
     *,
+    plain: _Flags,
     delimiter: int,
-) -> Positions:
-    """The separators that stand outside quotes; lines whose quotes are out of place become doubtful."""
-    line_of = np.searchsorted(ends_of_lines, quotes)
-    per_line = np.bincount(line_of, minlength=len(ends_of_lines))
-    doubtful |= (per_line & 1).astype(np.bool_)
-    if doubtful.any():
-        even = ~doubtful[line_of]
-        quotes, line_of = quotes[even], line_of[even]
-    opening, closing = quotes[0::2], quotes[1::2]
+) -> None:
+    """Clear ``separates`` between quotes, and ``plain`` for lines whose quotes are out of place.
+
+    ``quotes`` are places among the marks.
+    """
+    between = _between(quotes)
+    # Where no pair has a line end inside, every line has its quotes in pairs.
+    if len(quotes) % 2 or is_end[between].any():
+        line_of = np.searchsorted(np.flatnonzero(is_end), quotes)
+        odd = np.bincount(line_of, minlength=len(plain)) % 2 == 1
+        plain[odd] = False
+        quotes = quotes[~odd[line_of]]
+        between = _between(quotes)
+    opening, closing = marks[quotes[0::2]], marks[quotes[1::2]]
     doubled = np.zeros(len(opening) + 1, np.bool_)
     doubled[1:-1] = opening[1:] == closing[:-1] + 1
     before = octets[np.maximum(opening - 1, 0)]
     after = octets[closing + 1]
     begins = (opening == 0) | (before == delimiter) | (before == _LF) | (before == _CR) | doubled[:-1]
     finishes = (after == delimiter) | (after == _LF) | (after == _CR) | doubled[1:]
-    doubtful[line_of[0::2][~(begins & finishes)]] = True
-    first = np.searchsorted(separators, opening)
-    behind = np.searchsorted(separators, closing)
-    holding = behind > first
-    if not holding.any():
-        return separators
-    depth = np.zeros(len(separators) + 1, np.int8)
-    depth[first[holding]] += 1
-    depth[behind[holding]] -= 1
-    outside: Positions = separators[np.cumsum(depth[:-1], dtype=np.int8) == 0]
-    return outside
+    misplaced = np.flatnonzero(~(begins & finishes))
+    if len(misplaced):
+        plain[np.searchsorted(np.flatnonzero(is_end), quotes[2 * misplaced])] = False
+    separates[between] = False
+
+
+def _between(quotes: Positions) -> Positions:
+    """The places between the quotes of each pair."""
+    first, final = quotes[: len(quotes) // 2 * 2].reshape(-1, 2).T
+    inside = final - first - 1
+    holding = np.flatnonzero(inside)
+    inside = inside[holding]
+    behind = np.cumsum(inside)
+    total = int(behind[-1]) if len(behind) else 0
+    return np.repeat(first[holding] + 1 - (behind - inside), inside) + np.arange(total)
 
 
 def _doubt_bad_utf8(octets: _Octets, starts: Positions, ends_of_lines: Positions, plain: _Flags) -> None:
-    content = octets.tobytes()
+    # Arrow checks a text without making one of it.
+    whole = pa.py_buffer(np.array([0, len(octets)], np.int32))
     try:
-        content.decode()
-    except UnicodeDecodeError:
+        pa.StringArray.from_buffers(1, whole, pa.py_buffer(octets)).validate(full=True)
+    except pa.ArrowInvalid:
         pass
     else:
         return
+    content = octets.tobytes()
     high = np.flatnonzero(octets >= _FIRST_HIGH)
     for line in np.unique(np.searchsorted(ends_of_lines, high)).tolist():
         try:
@@ -153,15 +194,30 @@ def _doubt_bad_utf8(octets: _Octets, starts: Positions, ends_of_lines: Positions
 
 
 def _doubt_blank(
-    octets: _Octets, starts: Positions, separators: Positions, last: Positions, plain: _Flags, *, width: int
+    octets: _Octets,
+    starts: Positions,
+    separators: Positions,
+    last: Positions,
+    plain: _Flags,
+    *,
+    width: int,
+    delimiter: int,
 ) -> None:
     """Doubt every line in which no cell is surely more than blanks or a word for empty."""
     open_lines = np.flatnonzero(plain)
     for column in range(width):
         if not len(open_lines):
             return
-        behind = separators[last[open_lines] - (width - 1 - column)]
         start = starts[open_lines] if column == 0 else separators[last[open_lines] - (width - column)] + 1
+        first = octets[start]
+        # Most cells show by their first byte that there is something else in them.
+        open_places = (first < _FIRST_VISIBLE) | (first > _LAST_VISIBLE) | (first == delimiter)
+        for byte in _DOUBTFUL_FIRST:
+            open_places |= first == byte
+        if not open_places.any():
+            return
+        open_lines, start = open_lines[open_places], start[open_places]
+        behind = separators[last[open_lines] - (width - 1 - column)]
         if column == width - 1:
             behind = behind - ((octets[behind] == _LF) & (octets[np.maximum(behind - 1, 0)] == _CR) & (behind > start))
         quoted = (behind > start) & (octets[start] == _QUOTE)
@@ -169,6 +225,8 @@ def _doubt_blank(
         first, final = octets[start], octets[np.maximum(behind - 1, 0)]
         visible = (first >= _FIRST_VISIBLE) & (first <= _LAST_VISIBLE) & (behind > start)
         sure = (behind - start > _LONGEST_EMPTY_WORD) & (final >= _FIRST_VISIBLE) & (final <= _LAST_VISIBLE)
-        doubted = np.isin(first, _DOUBTFUL_FIRST)
+        doubted = np.zeros(len(first), np.bool_)
+        for byte in _DOUBTFUL_FIRST:
+            doubted |= first == byte
         open_lines = open_lines[~(visible & (sure | ~doubted))]
     plain[open_lines] = False
