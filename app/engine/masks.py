@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from marshmallow import fields
 
 from app.engine.cells import ASCII, LATIN, Column, Flags, Numbers, Octets
 from app.judgment import EARLIEST_DATE, EMPTY_WORDS, MONTHS, Amount, CalendarDate, CaseNumber, JudgmentSchema, Text
 
 POSTGRES_EPOCH = dt.date(2000, 1, 1)
-_EPOCH = np.datetime64(POSTGRES_EPOCH, "D")
 
 _BLANK = 0x20
 _POINT, _COMMA, _DOLLAR, _MINUS, _SLASH, _COLON, _ZERO, _T = b".,$-/:0T"
@@ -25,7 +25,8 @@ _NINE = 9
 _USD = np.frombuffer(b"USD ", np.uint8)
 _LONGEST_WORD = max(map(len, EMPTY_WORDS))
 _WORD_FIRSTS = np.frombuffer("".join({w[0] + w[0].lower() for w in EMPTY_WORDS}).encode(), np.uint8)
-_LOWER_CASE = 0x20
+
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,130 +144,141 @@ def _from_right(octets: Octets, ends: Numbers, width: int) -> Octets:
     return view[ends - width].view(np.uint8).reshape(len(ends), width)
 
 
-_MONTH_WORDS = np.array(
-    sorted((int.from_bytes(name.lower().encode()), number) for name, number in MONTHS.items()), np.int64
+# Short texts are read in words of eight characters, the first in the lowest byte: a few operations on words do what would
+# take one on each character.
+_BYTE, _TWO_BYTES, _FOUR_BYTES = 0xFF, 0xFFFF, 0xFFFF_FFFF
+_ZEROS = int.from_bytes(b"0" * 8, "little")
+_ABOVE_NINE, _HIGH_BITS = 0x76 * (_ZEROS // _ZERO), 0x80 * (_ZEROS // _ZERO)
+_CENTURIES = np.array([int.from_bytes(century, "little") for century in (b"19", b"20")], np.uint64)
+_MONTH_WORDS, _MONTH_DIGITS = np.array(
+    sorted(
+        (int.from_bytes(name.lower().encode(), "little"), int.from_bytes(b"%02d" % number, "little"))
+        for name, number in MONTHS.items()
+    ),
+    np.uint64,
+).T.copy()
+_LOWER_CASE = int.from_bytes(b"   ", "little")
+_DATE_WIDTH = 16
+_SHORTEST_DATE, _LONGEST_DATE, _ISO_LENGTH, _SHORTEST_WITH_TIME = map(
+    len, ("1/1/24", "10-Jan-2024", "2024-01-10", "1/1/24 0:00")
 )
-_DAYS_IN_MONTH = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], np.int64)
-_FEBRUARY = 2
-_ISO_LENGTH = 10
+_YEARS = 300
+"""From the earliest on, so many years are read here; the contract says what later dates are."""
+_FIRSTS_OF_MONTHS = (
+    np.arange(f"{EARLIEST_DATE.year}-01", f"{EARLIEST_DATE.year + _YEARS}-02", dtype="datetime64[M]").astype(
+        "datetime64[D]"
+    )
+    - np.datetime64(POSTGRES_EPOCH, "D")
+).astype(np.int64)
+_DAYS_IN_MONTHS = np.diff(_FIRSTS_OF_MONTHS)
 
 
 def _dates(column: Column, today: dt.date) -> tuple[Flags, Numbers]:
     """Every form of the contract without a time or with a plain one; days since 2000-01-01."""
-    count = len(column.starts)
-    year, month, day = (np.zeros(count, np.int64) for _ in range(3))
-    shape = (column.stains == ASCII) & (column.lengths >= len("1/1/24"))
-    column = _without_time(column, shape)
-    octets, starts, lengths = column.octets, column.starts, column.lengths
-    shape &= lengths <= len("10-Jan-2024")
-    digits = _Digits(octets)
-    second, third, fifth = octets[starts + 1], octets[starts + 2], octets[starts + 4]
-
-    iso = np.flatnonzero(shape & (lengths == _ISO_LENGTH) & (fifth == _MINUS) & (octets[starts + 7] == _MINUS))
-    start = starts[iso]
-    year[iso], month[iso], day[iso] = digits(start, 4), digits(start + 5, 2), digits(start + 8, 2)
-    narrow = (second == _SLASH) | (second == _MINUS)
-    wide = ~narrow & ((third == _SLASH) | (third == _MINUS))
-    rest = np.flatnonzero(shape & (narrow | wide))
-    start, head = starts[rest], np.where(narrow[rest], 1, 2)
-    mark, behind = octets[start + head], start + head + 1
-    ends = column.ends[rest]
-    first = digits.one_or_two(start, head)
-
-    named = (mark == _MINUS) & (octets[behind + 3] == _MINUS) & (ends - behind == len("Jan-2024"))
-    rows = rest[named]
-    year[rows], day[rows] = digits(behind[named] + 4, 4), first[named]
-    month[rows] = _months(octets, behind[named])
-
-    one, two = octets[behind + 1] == mark, octets[behind + 2] == mark
-    numeric = ~named & (one | two)
-    rows, behind, ends, mark = rest[numeric], behind[numeric], ends[numeric], mark[numeric]
-    tail = np.where(one[numeric], 1, 2)
-    month[rows], day[rows] = first[numeric], digits.one_or_two(behind, tail)
-    year_start = behind + tail + 1
-    written = ends - year_start
-    full, short = digits(year_start, 4), digits(year_start, 2)
-    short = np.where(short < 0, -1, short + np.where(short <= today.year % 100, 2000, 1900))
-    year[rows] = np.where(written == 4, full, np.where((written == 2) & (mark == _SLASH), short, -1))  # noqa: PLR2004
-
-    slashed = np.flatnonzero(shape & (fifth == _SLASH) & ~narrow & ~wide)
-    start, ends = starts[slashed], column.ends[slashed]
-    head = np.where(octets[start + 6] == _SLASH, 1, 2)
-    tail_start = start + 5 + head + 1
-    tail = ends - tail_start
-    good = (octets[tail_start - 1] == _SLASH) & (tail >= 1) & (tail <= 2)  # noqa: PLR2004
-    year[slashed] = np.where(good, digits(start, 4), -1)
-    month[slashed] = digits.one_or_two(start + 5, head)
-    day[slashed] = digits.one_or_two(tail_start, np.clip(tail, 1, 2))
-
-    seen = np.zeros(count, np.bool_)
-    for group in (iso, rest[named], rows, slashed):
-        seen[group] = True
-    return _days(shape & seen, year, month, day, today)
+    shape = (column.stains == ASCII) & (column.lengths >= _SHORTEST_DATE)
+    lengths = _without_time(column, shape)
+    shape &= lengths <= _LONGEST_DATE
+    characters = column.from_left(_DATE_WIDTH)
+    low, high = characters.view("<u8").astype(np.uint64, copy=False).T
+    second, third, fifth, eighth = (characters[:, place] for place in (1, 2, 4, 7))
+    # Month, day and year of every date in two, two and four digits.
+    written = np.zeros(len(shape), np.uint64)
+    iso = np.flatnonzero(shape & (lengths == _ISO_LENGTH) & (fifth == _MINUS) & (eighth == _MINUS))
+    start = low[iso]
+    written[iso] = start >> 40 & _TWO_BYTES | (high[iso] & _TWO_BYTES) << 16 | start << 32
+    marked = (second == _SLASH) | (second == _MINUS) | (third == _SLASH) | (third == _MINUS)
+    rows = np.flatnonzero(shape & marked)
+    if len(rows):
+        mark = np.where((second[rows] == _SLASH) | (second[rows] == _MINUS), second[rows], third[rows])
+        written[rows] = _year_last(low[rows], high[rows], mark.astype(np.uint64), lengths[rows], today)
+    rows = np.flatnonzero(shape & (fifth == _SLASH) & ~marked)
+    if len(rows):
+        written[rows] = _year_first(low[rows], high[rows], lengths[rows])
+    return _days(written, today)
 
 
-def _days(written: Flags, year: Numbers, month: Numbers, day: Numbers, today: dt.date) -> tuple[Flags, Numbers]:
+def _year_last(low: Words, high: Words, mark: Words, lengths: Numbers, today: dt.date) -> Words:
+    """``M/D/YYYY``, ``M-D-YYYY``, ``M/D/YY`` and ``D-Mon-YYYY`` as month, day and year."""
+    first, behind, taken = _number(low, mark)
+    behind |= high << (np.uint64(64) - taken * np.uint64(8))
+    lengths = lengths - taken.astype(np.int64)
+    named = np.flatnonzero((behind >> 24 & _BYTE == _MINUS) & (mark == _MINUS) & (lengths == len("Jan-2024")))
+    names = behind[named]
+    second, year, taken = _number(behind, mark)
+    lengths -= taken.astype(np.int64)
+    in_this_century = (year & _BYTE) * 10 + (year >> 8 & _BYTE) - _ZERO * 11 <= today.year % 100
+    short = (year & _TWO_BYTES) << 16 | _CENTURIES[in_this_century.view(np.uint8)]
+    year = (lengths == 4) * year + ((lengths == 2) & (mark == _SLASH)) * short  # noqa: PLR2004
+    written: Words = first | second << 16 | year << 32
+    written[named] = _months(names) | first[named] << 16 | names & ~np.uint64(_FOUR_BYTES)
+    return written
+
+
+def _year_first(low: Words, high: Words, lengths: Numbers) -> Words:
+    """``YYYY/M/D`` as month, day and year."""
+    behind = low >> np.uint64(40) | high << np.uint64(24)
+    month, day, taken = _number(behind, np.full(len(low), _SLASH, np.uint64))
+    lengths = lengths - len("2024/") - taken.astype(np.int64)
+    day = (lengths == 1) * (day << 8 & _TWO_BYTES | _ZERO) + (lengths == 2) * (day & _TWO_BYTES)  # noqa: PLR2004
+    written: Words = month | day << 16 | low << 32
+    return written
+
+
+def _number(text: Words, mark: Words) -> tuple[Words, Words, Words]:
+    """One or two characters before the mark as two digits, what stands behind it, and how many bytes that far.
+
+    Without a mark there, the two digits are none.
+    """
+    # Shifts and products, for choosing by a mixed mask is slow.
+    one = (text >> 8 & _BYTE == mark).astype(np.uint64)
+    two = text >> 16 & _BYTE == mark
+    number = (text << one * np.uint64(8) & _TWO_BYTES | one * np.uint64(_ZERO)) * (two | (one != 0))
+    taken = np.uint64(3) - one
+    return number, text >> taken * np.uint64(8), taken
+
+
+def _months(texts: Words) -> Words:
+    """The two digits of the months whose three letters the texts begin with; no digits where none does."""
+    words = texts & 0xFFFFFF | _LOWER_CASE
+    place = np.minimum(np.searchsorted(_MONTH_WORDS, words), len(_MONTH_WORDS) - 1)
+    return np.where(_MONTH_WORDS[place] == words, _MONTH_DIGITS[place], 0)
+
+
+def _days(written: Words, today: dt.date) -> tuple[Flags, Numbers]:
     """Which of the written dates are days that the contract takes, and these days since 2000-01-01."""
-    values = np.zeros(len(year), np.int64)
-    accepted = written & (year >= EARLIEST_DATE.year) & (month >= 1) & (month < len(_DAYS_IN_MONTH)) & (day >= 1)
-    leap = (month == _FEBRUARY) & (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    accepted &= day <= _DAYS_IN_MONTH[np.clip(month, 0, 12)] + leap
-    rows = np.flatnonzero(accepted)
-    months = (year[rows] - 1970) * 12 + month[rows] - 1
-    days = months.astype("datetime64[M]").astype("datetime64[D]") - _EPOCH
-    values[rows] = days.astype(np.int64) + day[rows] - 1
+    digits = written ^ _ZEROS
+    accepted = (digits | digits + _ABOVE_NINE) & _HIGH_BITS == 0
+    pairs = digits * 10 + (digits >> 8)
+    month, day, century, year = ((pairs >> shift & _BYTE).astype(np.int64) for shift in (0, 16, 32, 48))
+    year += century * 100 - EARLIEST_DATE.year
+    accepted &= (year >= 0) & (year < _YEARS) & (month >= 1) & (month <= len(MONTHS))
+    number = (year * 12 + month - 1) * accepted
+    accepted &= (day >= 1) & (day <= _DAYS_IN_MONTHS[number])
+    values = _FIRSTS_OF_MONTHS[number] + day - 1
     accepted &= values <= (today - POSTGRES_EPOCH).days
     return accepted, values
 
 
-def _without_time(column: Column, shape: Flags) -> Column:
-    """The column without the plain times behind its dates: ``H:MM``, ``HH:MM`` and those with ``:SS``."""
-    long = np.flatnonzero(shape & (column.lengths > len("1/1/24")) & (column.octets[column.ends - 3] == _COLON))
+def _without_time(column: Column, shape: Flags) -> Numbers:
+    """The cells' lengths without the plain times behind their dates: ``H:MM``, ``HH:MM`` and those with ``:SS``."""
+    lengths = column.lengths
+    long = np.flatnonzero(shape & (lengths >= _SHORTEST_WITH_TIME))
+    octets = column.octets
+    behind = column.ends[long]
+    timed = octets[behind - 3] == _COLON
+    long, behind = long[timed], behind[timed]
     if not len(long):
-        return column
-    octets, ends = column.octets, column.ends.copy()
-    digits = _Digits(octets)
-    behind = ends[long]
-    good = digits(behind - 2, 2) >= 0
+        return lengths
+    good = _are_digits(octets, behind - 2) & _are_digits(octets, behind - 1)
     seconds = octets[behind - 6] == _COLON
-    good &= ~seconds | (digits(behind - 5, 2) >= 0)
+    good &= ~seconds | (_are_digits(octets, behind - 5) & _are_digits(octets, behind - 4))
     hours_end = behind - 3 - seconds * 3
-    good &= digits(hours_end - 1, 1) >= 0
-    wide = digits(hours_end - 2, 1) >= 0
-    mark = hours_end - 2 - wide
+    good &= _are_digits(octets, hours_end - 1)
+    mark = hours_end - 2 - _are_digits(octets, hours_end - 2)
     good &= ((octets[mark] == _BLANK) | (octets[mark] == _T)) & (mark > column.starts[long])
-    ends[long[good]] = mark[good]
-    return Column(octets, column.starts, ends, column.stains)
+    lengths[long[good]] = (mark - column.starts[long])[good]
+    return lengths
 
 
-def _months(octets: Octets, starts: Numbers) -> Numbers:
-    """The months whose three letters stand there, 0 where none does."""
-    letters = [octets[starts + place].astype(np.int64) for place in range(3)]
-    alphabetic = np.ones(len(starts), np.bool_)
-    word = np.zeros(len(starts), np.int64)
-    for letter in letters:
-        lower = letter | _LOWER_CASE
-        alphabetic &= (letter >= ord("A")) & (lower >= ord("a")) & (lower <= ord("z"))
-        word = word * 256 + lower
-    place = np.minimum(np.searchsorted(_MONTH_WORDS[:, 0], word), len(_MONTH_WORDS) - 1)
-    return np.where(alphabetic & (_MONTH_WORDS[place, 0] == word), _MONTH_WORDS[place, 1], 0)
-
-
-class _Digits:
-    """Reads numbers of fixed length; -1 where a character is no digit."""
-
-    def __init__(self, octets: Octets) -> None:
-        self._octets = octets
-
-    def __call__(self, starts: Numbers, length: int) -> Numbers:
-        number = np.zeros(len(starts), np.int64)
-        good = np.ones(len(starts), np.bool_)
-        for place in range(length):
-            digit = self._octets[starts + place] - np.uint8(_ZERO)
-            good &= digit <= _NINE
-            number = number * 10 + digit
-        return np.where(good, number, -1)
-
-    def one_or_two(self, starts: Numbers, lengths: Numbers) -> Numbers:
-        """Of one or two digits, as ``lengths`` says."""
-        return np.where(lengths == 1, self(starts, 1), self(starts, 2))
+def _are_digits(octets: Octets, places: Numbers) -> Flags:
+    return octets[places] - np.uint8(_ZERO) <= _NINE
