@@ -16,7 +16,7 @@ Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[Any]
 
-RowError = tuple[int, int, int, str, str, str, str, bytes]
+RowError = tuple[int, int, int, str, str, str, bytes, bytes]
 """row_index, line_number, row_number, error_code, error_message, error_stage, raw_data as JSON, raw."""
 
 COPY_COLUMNS = (
@@ -48,7 +48,7 @@ STANDING_COLUMNS = (
     "court",
     "county",
 )
-"""The order of the fields of a judgment that stands already; its texts come as in a packed row."""
+"""The order of the fields of a judgment that stands already."""
 
 CONFLICT_COLUMNS = ("batch_id", "row_index", "kept_batch_id", "kept_row_index", "case_number", "fields")
 """The order of the fields of a packed conflict."""
@@ -151,9 +151,9 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Judgments that stand, in the order of their keys, as COPY BINARY gives them; judgment i ends before ``ends[i]``.
+    """Judgments that stand, each a record of STANDING_COLUMNS as PostgreSQL sends it; judgment i ends before ``ends[i]``.
 
-    The fields are STANDING_COLUMNS; cents are a bigint.
+    A record is its number of fields, then each one's type, length and content; cents are a bigint.
     """
 
     octets: Octets

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import orjson
@@ -18,7 +19,8 @@ _UNDATED = np.iinfo(np.int32).min
 # Places in a packed row: the date's length and days, then all else four bytes earlier where there is no date.
 _DATE_AT, _DAYS_AT, _DIGITS_AT, _BATCH_AT, _ROW_AT, _KEY_AT = 14, 18, 34, 46, 66, 78
 # Places in a judgment that stands.
-_KEPT_BATCH_AT, _KEPT_ROW_AT, _KEPT_CENTS_AT, _KEPT_KEY_AT = 6, 26, 34, 42
+_KEPT_BATCH_AT, _KEPT_ROW_AT, _KEPT_CENTS_AT, _KEPT_KEY_AT = 12, 36, 48, 60
+_TYPE_BYTES = 4
 _BATCH_BYTES, _DAYS_BYTES, _LENGTH_BYTES = 16, 4, 4
 _TEXTS = ("defendant_name", "plaintiff_name", "court", "county")
 _BASE = 10_000
@@ -75,13 +77,6 @@ def among(rows: Packed, firsts: Flags, before: Packed | None) -> Conflicts:
     )
 
 
-def against(rows: Packed, which: Numbers, partners: Numbers, standing: Standing) -> Conflicts:
-    """The chosen rows, each against the standing judgment that ``partners`` names."""
-    if not len(which):
-        return NO_CONFLICTS
-    return _packed(_Judgments.packed(rows), which, _Judgments.standing(standing), partners)
-
-
 def joined(parts: Sequence[Conflicts]) -> Conflicts:
     """All of them, one behind the other."""
     return Conflicts(
@@ -92,42 +87,58 @@ def joined(parts: Sequence[Conflicts]) -> Conflicts:
     )
 
 
-def partners(rows: Packed, standing: Standing) -> Numbers:
-    """For each row the standing judgment of its key, -1 where none stands."""
-    found = np.full(len(rows), -1)
-    if not len(standing):
+class Meeting:
+    """Rows in key order, and the judgments that stand under their keys."""
+
+    def __init__(self, rows: Packed, standing: Standing) -> None:
+        self.partners = np.full(len(rows), -1)
+        """For each row its judgment's place, -1 where none stands."""
+        if not len(standing):
+            return
+        self._ours, self._kept = _Judgments.packed(rows), _Judgments.standing(standing)
+        width = max(rows.keys.shape[1], self._kept.longest_key)
+        # Two sorted lists of texts; a dictionary is still ten times faster than searching the one in the other.
+        kept = _as_texts(self._kept.keys(width))
+        places = dict(zip(kept, range(len(kept)), strict=True))
+        self.partners[:] = list(map(places.get, _as_texts(rows.keys), repeat(-1)))
+
+    @property
+    def stands(self) -> Flags:
+        """Which rows meet a judgment."""
+        found: Flags = self.partners >= 0
         return found
-    judgments = _Judgments.standing(standing)
-    width = max(rows.keys.shape[1], judgments.longest_key)
-    wanted, kept = _as_texts(rows.keys, width), _as_texts(judgments.keys(width), width)
-    order = np.argsort(kept, kind="stable")
-    place = order[np.minimum(np.searchsorted(kept, wanted, sorter=order), len(kept) - 1)]
-    stands = kept[place] == wanted
-    found[stands] = place[stands]
-    return found
 
+    def conflicts(self, *, apart: bool = False) -> Conflicts:
+        """The rows that meet a judgment, against it; ``apart`` from those that are that very judgment."""
+        which = np.flatnonzero(self.stands)
+        if not len(which):
+            return NO_CONFLICTS
+        if apart:
+            which = which[~self._is_itself(which)]
+        return _packed(self._ours, which, self._kept, self.partners[which])
 
-def is_itself(rows: Packed, which: Numbers, partners: Numbers, standing: Standing) -> Flags:
-    """Which of the chosen rows are the very judgment that stands under their key."""
-    ours, kept = _Judgments.packed(rows), _Judgments.standing(standing)
-    same_batch = (ours.batches(which) == kept.batches(partners)).all(axis=1)
-    same: Flags = same_batch & (ours.row_index[which] == kept.row_index[partners])
-    return same
+    def _is_itself(self, which: Numbers) -> Flags:
+        partners = self.partners[which]
+        same: Flags = (self._ours.batches(which) == self._kept.batches(partners)).all(axis=1)
+        same &= self._ours.row_index[which] == self._kept.row_index[partners]
+        return same
 
 
 class _Judgments:
     """Values by columns, read from rows of bytes of either form."""
 
-    def __init__(self, octets: Octets, starts: Numbers, ends: Numbers) -> None:
+    def __init__(self, octets: Octets, ends: Numbers) -> None:
         self.octets = np.concatenate((octets, np.zeros(_PAD, np.uint8)))
-        self.starts, self.ends = starts, ends
+        starts = np.concatenate((np.zeros(1, np.int64), ends[:-1]))
+        self.starts = starts
         self._whole = np.ndarray((len(self.octets) - _LENGTH_BYTES + 1,), ">i4", self.octets, strides=(1,))
-        self.batch_at = self.key_at = self.texts_at = starts
-        self.key_lengths = self.row_index = self.cents = self.days = starts
+        self.batch_at = self.key_at = self.key_lengths = self.row_index = self.cents = self.days = starts
+        self.texts: dict[str, tuple[Numbers, Numbers]] = {}
+        """Where each text begins and how long it is, -1 where it is NULL."""
 
     @classmethod
     def packed(cls, rows: Packed) -> _Judgments:
-        found = cls(rows.octets, np.concatenate((np.zeros(1, np.int64), rows.ends[:-1])), rows.ends)
+        found = cls(rows.octets, rows.ends)
         found.days, shift = found._dates(found.starts + _DATE_AT)
         at = found.starts + shift
         digits = np.ndarray((len(found.octets) - 1,), ">i2", found.octets, strides=(1,))
@@ -137,12 +148,12 @@ class _Judgments:
         found.row_index = found._integers(at + _ROW_AT)
         found.key_lengths = found._integers(at + _KEY_AT)
         found.key_at = at + _KEY_AT + _LENGTH_BYTES
-        found.texts_at = found.key_at + found.key_lengths
+        found._find_texts(found.key_at + found.key_lengths)
         return found
 
     @classmethod
     def standing(cls, judgments: Standing) -> _Judgments:
-        found = cls(judgments.octets, np.concatenate((np.zeros(1, np.int64), judgments.ends[:-1])), judgments.ends)
+        found = cls(judgments.octets, judgments.ends)
         starts = found.starts
         found.batch_at = starts + _KEPT_BATCH_AT
         found.row_index = found._integers(starts + _KEPT_ROW_AT)
@@ -150,9 +161,9 @@ class _Judgments:
         found.cents = cents[starts + _KEPT_CENTS_AT].astype(np.int64)
         found.key_lengths = found._integers(starts + _KEPT_KEY_AT)
         found.key_at = starts + _KEPT_KEY_AT + _LENGTH_BYTES
-        dates_at = found.key_at + found.key_lengths
+        dates_at = found.key_at + found.key_lengths + _TYPE_BYTES
         found.days, shift = found._dates(dates_at)
-        found.texts_at = dates_at + _LENGTH_BYTES + _DAYS_BYTES + shift
+        found._find_texts(dates_at + _LENGTH_BYTES + _DAYS_BYTES + shift, _TYPE_BYTES)
         return found
 
     @property
@@ -180,14 +191,18 @@ class _Judgments:
             "judgment_amount": f"{cents // 100}.{cents % 100:02d}",
             "judgment_date": None if days == _UNDATED else (_EPOCH + dt.timedelta(days)).isoformat(),
         }
-        texts = self.octets[self.texts_at[index] : self.ends[index]].tobytes()
-        at = 0
-        for name in _TEXTS:
-            length = int.from_bytes(texts[at : at + _LENGTH_BYTES], signed=True)
-            at += _LENGTH_BYTES
-            found[name] = None if length < 0 else texts[at : at + length].decode()
-            at += max(length, 0)
+        for name, (starts, lengths) in self.texts.items():
+            start, length = int(starts[index]), int(lengths[index])
+            found[name] = None if length < 0 else self.octets[start : start + length].tobytes().decode()
         return found
+
+    def _find_texts(self, at: Numbers, before: int = 0) -> None:
+        """Each text comes behind its length, and that behind ``before`` bytes."""
+        for name in _TEXTS:
+            lengths = self._integers(at + before)
+            starts = at + before + _LENGTH_BYTES
+            self.texts[name] = starts, lengths
+            at = starts + np.maximum(lengths, 0)
 
     def _dates(self, at: Numbers) -> tuple[Numbers, Numbers]:
         """Days since 2000-01-01, and by how many bytes a NULL makes the row shorter, as a negative number."""
@@ -202,16 +217,17 @@ class _Judgments:
 def _same(ours: _Judgments, which: Numbers, kept: _Judgments, partners: Numbers) -> Flags:
     """Which pairs hold the same values."""
     same: Flags = (ours.cents[which] == kept.cents[partners]) & (ours.days[which] == kept.days[partners])
-    starts, others = ours.texts_at[which], kept.texts_at[partners]
-    lengths = ours.ends[which] - starts
-    same &= lengths == kept.ends[partners] - others
-    for first in range(0, int(lengths.max()), _PAD):
-        open_pairs = np.flatnonzero(same & (lengths > first))
-        width = min(_PAD, int(lengths.max()) - first)
-        left = windows(ours.octets, starts[open_pairs] + first, width)
-        right = windows(kept.octets, others[open_pairs] + first, width)
-        beyond = np.arange(width) >= (lengths[open_pairs] - first)[:, None]
-        same[open_pairs] = ((left == right) | beyond).all(axis=1)
+    for name in _TEXTS:
+        starts, lengths = (column[which] for column in ours.texts[name])
+        others, others_lengths = (column[partners] for column in kept.texts[name])
+        same &= lengths == others_lengths
+        for first in range(0, int(lengths.max()), _PAD):
+            open_pairs = np.flatnonzero(same & (lengths > first))
+            width = min(_PAD, int(lengths.max()) - first)
+            left = windows(ours.octets, starts[open_pairs] + first, width)
+            right = windows(kept.octets, others[open_pairs] + first, width)
+            beyond = np.arange(width) >= (lengths[open_pairs] - first)[:, None]
+            same[open_pairs] = ((left == right) | beyond).all(axis=1)
     return same
 
 
@@ -275,5 +291,6 @@ def _differences(ours: dict[str, str | None], kept: dict[str, str | None]) -> by
     return b"\x01" + orjson.dumps({name: [kept[name], ours[name]] for name in VALUE_NAMES if kept[name] != ours[name]})
 
 
-def _as_texts(keys: Octets, width: int) -> np.ndarray:
-    return np.ascontiguousarray(keys).view(f"S{keys.shape[1]}").ravel().astype(f"S{width}")
+def _as_texts(keys: Octets) -> list[bytes]:
+    texts: list[bytes] = np.ascontiguousarray(keys).view(f"S{keys.shape[1]}").ravel().tolist()
+    return texts

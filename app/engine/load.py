@@ -12,10 +12,7 @@ from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
 
-import numpy as np
-
-from app.engine import conflicts
-from app.engine.conflicts import Conflicts
+from app.engine.conflicts import Conflicts, Meeting, among, joined
 from app.engine.merge import KeyRange, Portion, read_ahead
 from app.rows import Accepted, Outcome, Packed, Target
 
@@ -115,16 +112,13 @@ class _Loader:
         found: list[Conflicts] = []
         for portion in portions:
             rows = portion.rows
-            standing = self._target.standing(rows)
-            partners = conflicts.partners(rows, standing)
-            taken = partners >= 0
-            held = np.flatnonzero(taken)
-            found.append(conflicts.against(rows, held, partners[held], standing))
-            if len(held) < len(rows):
-                free.append(rows.chosen(portion.firsts & ~taken))
+            meeting = Meeting(rows, self._target.standing(rows))
+            found.append(meeting.conflicts())
+            left = ~meeting.stands
+            if left.any():
+                free.append(rows.chosen(portion.firsts & left))
                 # A key stands for all its rows or for none, so what is left repeats a row of the file.
-                left = rows.chosen(~taken)
-                found.append(conflicts.among(left, portion.firsts[~taken], portion.before))
+                found.append(among(rows.chosen(left), portion.firsts[left], portion.before))
         outcome = self._target.insert(free) if any(map(len, free)) else Outcome.LOADED
         if outcome is Outcome.LOADED:
             self._hold(found)
@@ -132,15 +126,11 @@ class _Loader:
 
     def _hold_what_others_hold(self, rows: Packed) -> None:
         """After an insert that left rows out: each row that does not stand itself is a duplicate of the one that does."""
-        standing = self._target.standing(rows)
-        partners = conflicts.partners(rows, standing)
-        held = np.flatnonzero(partners >= 0)
-        held = held[~conflicts.is_itself(rows, held, partners[held], standing)]
-        self._hold([conflicts.against(rows, held, partners[held], standing)])
+        self._hold([Meeting(rows, self._target.standing(rows)).conflicts(apart=True)])
 
     def _hold(self, found: list[Conflicts]) -> None:
         """Count duplicates, and keep them many at a time."""
-        held = conflicts.joined(found) if len(found) != 1 else found[0]
+        held = joined(found)
         self.done.duplicates += held.rows
         self.done.differing += held.differing
         self.done.cents_duplicate += held.cents

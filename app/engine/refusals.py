@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from json.encoder import encode_basestring as _quoted
+from collections.abc import Sequence
+
+import orjson
 
 from app.block import Block, Damaged, Place
 from app.errors import CATALOGUE
@@ -68,7 +70,10 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\u2400")
 
 
-def _raw_data(keys: tuple[str, ...], cells: tuple[str, ...]) -> str:
+def _raw_data(keys: Sequence[str], cells: Sequence[str]) -> bytes:
     """A record for reading, as JSON: header -> cell."""
-    pairs = [f"{_quoted(key)}: {_quoted(_storable(cell))}" for key, cell in zip(keys, cells, strict=True)]
-    return "{" + ", ".join(pairs) + "}"
+    found = orjson.dumps(dict(zip(keys, cells, strict=True)))
+
+    if b"\\u0000" in found:
+        found = orjson.dumps({key: _storable(cell) for key, cell in zip(keys, cells, strict=True)})
+    return found

@@ -41,24 +41,33 @@ _SEEK = """
     CREATE TEMPORARY TABLE IF NOT EXISTS sought_keys (case_number text COLLATE "C") ON COMMIT DROP;
     TRUNCATE pg_temp.sought_keys
 """
-_STANDING = ", ".join(
+_VALUES = ", ".join(
     {"cents": "(judgment_amount * 100)::bigint"}.get(name, name).replace("case_number", "kept.case_number")
     for name in STANDING_COLUMNS
 )
+# All rows come as one value: a message for each would cost more than finding it.
+_STANDING = f"""
+    SELECT string_agg(sent, ''), string_agg(int4send(octet_length(sent)), '')
+    FROM (SELECT record_send(ROW({_VALUES})) AS sent %s OFFSET 0) AS standing
+"""
 # Each key is looked up by itself: LIMIT leaves the planner no other way. It knows nothing of the sought keys, and a
 # vacuum in the midst of a first load tells it that there are no judgments at all.
-_STANDING_BY_KEY = f"""
-    COPY (SELECT {_STANDING} FROM pg_temp.sought_keys sought CROSS JOIN LATERAL
-        (SELECT * FROM public.judgments WHERE case_number = sought.case_number LIMIT 1) kept
-    ) TO STDOUT (FORMAT BINARY)
+_STANDING_BY_KEY = (
+    _STANDING
+    % """
+    FROM pg_temp.sought_keys sought
+    CROSS JOIN LATERAL (SELECT * FROM public.judgments WHERE case_number = sought.case_number LIMIT 1) kept
 """
-_STANDING_BETWEEN = f"""
-    COPY (SELECT {_STANDING} FROM public.judgments kept
-        WHERE case_number BETWEEN (SELECT min(case_number) FROM pg_temp.sought_keys)
-            AND (SELECT max(case_number) FROM pg_temp.sought_keys)
-        ORDER BY case_number LIMIT %d
-    ) TO STDOUT (FORMAT BINARY)
+)
+_STANDING_BETWEEN = (
+    _STANDING
+    % """
+    FROM public.judgments kept
+    WHERE case_number BETWEEN (SELECT min(case_number) FROM pg_temp.sought_keys)
+        AND (SELECT max(case_number) FROM pg_temp.sought_keys)
+    ORDER BY case_number LIMIT {most}
 """
+)
 _KEEP = f"COPY intake.row_conflicts ({', '.join(CONFLICT_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
 
 
@@ -81,8 +90,10 @@ def begin_load(connection: Connection, batch_id: UUID, fence: int) -> None:
             """
             SELECT set_config('application_name', :name, true), set_config('lock_timeout', :lock_timeout, true),
                 set_config('client_connection_check_interval', '5s', true), set_config('jit', 'off', true),
-                -- Keys and ids are looked up in their index, whatever the statistics say in the midst of a load.
-                set_config('enable_seqscan', 'off', true)
+                -- Keys and ids are looked up in their index, whatever the statistics say in the midst of a load; and
+                -- the index gives them in order.
+                set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+                set_config('enable_sort', 'off', true)
             """
         ),
         {"name": f"dragonfly:{batch_id}:{fence}", "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s"},
@@ -145,7 +156,7 @@ class JudgmentTarget:
         if self._dense:
             most = len(rows) * _DENSE
             self._seek(rows.part(0, 1), rows.part(len(rows) - 1, len(rows)))
-            found = self._read(_STANDING_BETWEEN % most)
+            found = self._read(_STANDING_BETWEEN.format(most=most))
             if len(found) < most:
                 return found
             self._dense = False
@@ -174,19 +185,10 @@ class JudgmentTarget:
         self._alive()
 
     def _read(self, statement: str) -> Standing:
-        # The server sends a message for each row; the header comes before the first one, the trailer is the last.
-        with self._driver.cursor().copy(statement.encode()) as copy:
-            messages = [bytes(message) for message in copy]
+        found = self._driver.execute(statement.encode(), binary=True).fetchone()
         self._alive()
-        content = b"".join(messages)
-        lengths = np.fromiter(map(len, messages), np.int64, len(messages))
-        lengths[0] -= len(_COPY_HEADER)
-        lengths[-1] -= len(_COPY_TRAILER)
-        ends = np.cumsum(lengths[lengths > 0])
-        octets = np.frombuffer(content, np.uint8)[len(_COPY_HEADER) : len(content) - len(_COPY_TRAILER)]
-        if len(ends) and (octets[np.concatenate(([0], ends[:-1])) + 1] != len(STANDING_COLUMNS)).any():
-            raise RuntimeError("the judgments that stand did not come a message each")
-        return Standing(octets, ends)
+        content, lengths = found if found and found[0] is not None else (b"", b"")
+        return Standing(np.frombuffer(content, np.uint8), np.cumsum(np.frombuffer(lengths, ">i4"), dtype=np.int64))
 
     def _copy(self, table: str, rows: Iterable[Packed]) -> None:
         statement = f"COPY {table} ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT BINARY)"

@@ -52,7 +52,7 @@ def _packed(batch_id: bytes, error: RowError) -> bytes:
     """The row as COPY BINARY takes it."""
     row_index, line_number, row_number, code, message, stage, raw_data, raw = error
     parts = [_HEAD.pack(9, 16, batch_id, 4, row_index, 4, line_number, 4, row_number)]
-    for content in (code.encode(), message.encode(), stage.encode(), _JSONB_VERSION + raw_data.encode(), raw):
+    for content in (code.encode(), message.encode(), stage.encode(), _JSONB_VERSION + raw_data, raw):
         parts.append(_LENGTH.pack(len(content)))
         parts.append(content)
     return b"".join(parts)

@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from app.engine import conflicts
 from app.engine.cells import PAD
+from app.engine.conflicts import Meeting
 from app.engine.pack import TEXTS, Values, pack
 from app.rows import PLACE, Outcome, Packed, Standing
 from app.store import judgments, row_errors
@@ -173,7 +173,7 @@ def standing_keys(standing: Standing) -> list[str]:
     """The case numbers of judgments that stand, in their order."""
     ends = standing.ends.tolist()
     found = [standing.octets[start:end].tobytes() for start, end in itertools.pairwise([0, *ends])]
-    return [row[46 : 46 + int.from_bytes(row[42:46])].decode() for row in found]
+    return [row[64 : 64 + int.from_bytes(row[60:64])].decode() for row in found]
 
 
 class TestInsertAbsent:
@@ -229,7 +229,7 @@ class TestWhatStands:
         for _ in range(2):
             assert standing_keys(target.standing(known)) == ["A-1"]
             assert set(standing_keys(target.standing(rows))) >= {"K-1", "K-2"}
-            assert conflicts.partners(rows, target.standing(rows)).tolist()[1] == -1
+            assert Meeting(rows, target.standing(rows)).partners.tolist()[1] == -1
 
     def test_duplicates_are_kept_with_their_differences(
         self, loading: Connection, batch_id: UUID, made: Batches, look: Look
@@ -245,9 +245,7 @@ class TestWhatStands:
             accepted("C-2", 5),
         ]
         (rows,) = packed(batch_id, again)
-        standing = target.standing(rows)
-        partners = conflicts.partners(rows, standing)
-        found = conflicts.against(rows, np.arange(2), partners, standing)
+        found = Meeting(rows, target.standing(rows)).conflicts()
         assert (found.rows, found.differing, found.cents) == (2, 1, 2469_00)
         target.keep([found.octets])
         loading.commit()
