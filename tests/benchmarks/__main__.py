@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
+import psycopg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,7 +24,15 @@ from tests.benchmarks.results import BenchmarkError, Result
 from tests.benchmarks.server import Server, server
 from tests.benchmarks.targets import WHOLE_SYSTEM, measure
 
-_TROUBLE = (BenchmarkError, LocalStackError, SQLAlchemyError, OSError)
+_TROUBLE = (
+    BenchmarkError,
+    LocalStackError,
+    SQLAlchemyError,
+    psycopg.Error,
+    httpx.HTTPError,
+    subprocess.SubprocessError,
+    OSError,
+)
 
 MET, NOT_MET, COULD_NOT_RUN = 0, 1, 2
 
@@ -34,7 +45,6 @@ class Run:
         self.results: list[Result] = []
         self.failed = False
         self.postgres: str | None = None
-        self._started = time.monotonic()
 
     def all(self) -> None:
         """Every case that was asked for; one that fails leaves the others alone."""

@@ -60,7 +60,7 @@ class Options:
     plot: Path | None
     report: Path | None
     command: str
-    """How to run this again."""
+    """How to measure this again."""
 
     @property
     def large_rows(self) -> int:
@@ -107,7 +107,16 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figures as SVG")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write tables, machine and command as Markdown")
     found = parser.parse_args(arguments)
-    typed = " ".join(arguments)
+    # Where the files go is this machine's own, and changes no figure.
+    asked = {name: getattr(found, name) for name in ("cases", "rows", "rounds", "settings", "peers")}
+    typed = " ".join(
+        ["--quick"] * found.quick
+        + [
+            f"--{name} {','.join(value) if isinstance(value, tuple) else value}"
+            for name, value in asked.items()
+            if value and value != parser.get_default(name)
+        ]
+    )
     return Options(
         cases=tuple(case for case in CASES if case in found.cases),
         settings=found.settings,

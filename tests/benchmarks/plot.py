@@ -14,7 +14,7 @@ _MOST_TICKS = 6
 
 _STYLE = """
   svg { color-scheme: light dark; font: 13px system-ui, sans-serif; }
-  .text { fill: #1f2328; } .quiet { fill: #59636e; font-size: 12px; } .title { fill: #1f2328; font-weight: 600; }
+  .text { fill: #1f2328; } .quiet { fill: #59636e; font-size: 12px; font-weight: 400; } .title { fill: #1f2328; font-weight: 600; }
   .grid { stroke: #d1d9e0; } .ours { fill: #0969da; } .other { fill: #8c959f; }
   .least { stroke: #cf222e; stroke-width: 2.5; } .reach { stroke: #1a7f37; stroke-width: 2.5; stroke-dasharray: 3 2; }
   .halo { stroke: #ffffff; stroke-width: 6; }
@@ -88,13 +88,15 @@ def _panel(panel: Panel, top: float) -> list[str]:
     def x(value: float) -> float:
         return round(_LEFT + (_WIDTH - _LEFT - _RIGHT) * value / ticks[-1], 1)
 
-    parts = [f'<text class="title" x="12" y="{top + 26}">{escape(panel.title)}</text>']
+    parts = [
+        f'<text class="title" x="12" y="{top + 26}">{escape(panel.title)}'
+        f'<tspan class="quiet" dx="8">{escape(panel.unit)}</tspan></text>'
+    ]
     for tick in ticks:
         parts += [
             f'<line class="grid" x1="{x(tick)}" x2="{x(tick)}" y1="{top + _HEAD - 4}" y2="{bottom}"/>',
             f'<text class="quiet" x="{x(tick)}" y="{bottom + 16}" text-anchor="middle">{tick:,.6g}</text>',
         ]
-    parts.append(f'<text class="quiet" x="{x(ticks[-1]) + 22}" y="{bottom + 16}">{escape(panel.unit)}</text>')
     for number, bar in enumerate(panel.bars):
         y = top + _HEAD + _STEP * number
         kind = "ours" if bar.ours else "other"
@@ -113,7 +115,7 @@ def _panel(panel: Panel, top: float) -> list[str]:
         # Behind the bar and every mark that would cross the words.
         place = x(bar.value)
         for mark in sorted(x(value) for value in marked):
-            if place - 4 <= mark <= place + 8 + 7.5 * len(bar.text):
+            if place - 4 <= mark <= place + 12 + 8.5 * len(bar.text):
                 place = mark
         parts.append(f'<text class="text" x="{place + 8}" y="{y + 13}">{escape(bar.text)}</text>')
     return parts

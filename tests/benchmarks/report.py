@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.benchmarks.plot import Bar, Panel
 from tests.benchmarks.results import Result
-from tests.benchmarks.targets import LOCAL, STOCK, TARGETS, WHOLE_SYSTEM, Measure, measure
+from tests.benchmarks.targets import LOCAL, STOCK, WHOLE_SYSTEM, Measure, measure
 
 Row = Sequence[str]
 
@@ -51,7 +51,7 @@ class Table:
 
 def tables(results: Sequence[Result]) -> list[Table]:
     """Targets first, then what was measured."""
-    found = [_targets(measure(results)), _engine(results), _system(results), _peers(results)]
+    found = [_targets(measure(results)), _engine(results), _system(results), _peers(results), _ways(results)]
     return [table for table in found if len(table.rows) > 1]
 
 
@@ -129,29 +129,34 @@ def _system(results: Sequence[Result]) -> Table:
 
 
 def _peers(results: Sequence[Result]) -> Table:
-    rows: list[Row] = [("peer", "way", "s", "ratio", "rows/s", "rows stored", "anon MB", "what it does not do")]
+    rows: list[Row] = [("peer", "s", "ratio", "rows/s", "rows stored", "anon MB")]
     for result in results:
-        for peer in result.peers:
-            figures = peer.figures
-            numbers: Row = (
+        named = [(peer.name, peer.figures) for peer in result.peers]
+        for name, figures in [*named, ("Dragonfly", result.figures)] if named else ():
+            if not figures:
+                rows.append((name, "not installed", "", "", "", ""))
+                continue
+            rows.append(
                 (
+                    name,
                     f"{figures['seconds']:.2f}",
                     f"{figures['ratio']:.2f}",
                     f"{figures['rows_per_second']:,.0f}",
                     f"{figures['inserted']:,.0f}",
                     f"{figures['anonymous_mb']:.0f}",
                 )
-                if figures
-                else ("not installed", "", "", "", "")
-            )
-            rows.append((peer.name, peer.way, *numbers, peer.omits if figures else f"try: {peer.missing}"))
-        if result.peers:
-            job = result.figures
-            ours = (f"{job['seconds']:.2f}", f"{job['ratio']:.2f}", f"{job['rows_per_second']:,.0f}")
-            rows.append(
-                ("Dragonfly", "the whole job", *ours, f"{job['inserted']:,.0f}", f"{job['anonymous_mb']:.0f}", "")
             )
     return Table("Peers on the random file (ratio: raw COPY's seconds over theirs)", rows)
+
+
+def _ways(results: Sequence[Result]) -> Table:
+    rows: list[Row] = [("peer", "its way", "what it does not do")]
+    rows += [
+        (peer.name, peer.way, f"not installed: {peer.missing}" if peer.missing else peer.omits)
+        for result in results
+        for peer in result.peers
+    ]
+    return Table("What the peers do not do", rows)
 
 
 def machine(postgres: str | None) -> dict[str, str]:
@@ -221,60 +226,59 @@ def as_markdown(results: Sequence[Result], about: dict[str, str], command: str) 
 
 
 def panels(results: Sequence[Result]) -> list[Panel]:
-    """What the plot shows: ratios, memory, milliseconds and rates, each with its targets."""
-    bounds = {target.work: target for target in TARGETS}
-    by_work = {each.target.work: each for each in measure(results)}
+    """What the plot shows: ratios, memory, milliseconds and rates, each with its targets.
 
-    def bar(work: str) -> tuple[Bar, ...]:
-        each, target = by_work[work], bounds[work]
-        if each.value is None:
-            return ()
-        text = target.shown(each.value)
-        return (Bar(label=work, value=each.value, text=text, at_least=target.at_least, reach=target.reach),)
+    A bar measured at another size than its target's has its label in brackets.
+    """
+    found = {each.target.name: each for each in measure(results)}
 
-    ratios = [result for result in results if "ratio" in result.figures]
-    standing = tuple(
-        Bar(
-            label=f"{_TITLES[result.case]}, {LOCAL} settings",
-            value=result.figures["ratio"],
-            text=f"{result.figures['ratio']:.2f}x",
+    def bars(*names: str) -> tuple[Bar, ...]:
+        return tuple(
+            Bar(
+                label=each.target.work if each.counts else f"({each.target.work})",
+                value=each.value,
+                text=each.target.shown(each.value),
+                at_least=each.target.at_least,
+                reach=each.target.reach,
+            )
+            for each in (found[name] for name in names)
+            if each.value is not None
         )
-        for result in ratios
-        if result.settings != STOCK
-    )
-    peers = tuple(
-        Bar(
-            label=f"{peer.name}, random key order",
-            value=peer.figures["ratio"],
-            text=f"{peer.figures['ratio']:.2f}x",
-            ours=False,
-        )
-        for result in ratios
+
+    compared = [result for result in results if "ratio" in result.figures]
+    local = [
+        _ratio_bar(f"{_TITLES[result.case]}, {LOCAL} settings", result.figures)
+        for result in compared
+        if result.settings == LOCAL
+    ]
+    others = [
+        _ratio_bar(f"{peer.name}, random key order", peer.figures, ours=False)
+        for result in compared
         for peer in result.peers
         if peer.figures
-    )
-    works = list(bounds)
+    ]
+    raw = Bar(label="raw COPY", value=1, text="1.00x", ours=False)
+    ratios = (raw, *bars("random", "large", "sorted", "present"), *local, *others) if compared else ()
+    bound = found["memory"].target
     memory = tuple(
         Bar(
             label=f"{result.rows:,} rows, {_TITLES[result.case]}",
             value=result.figures["anonymous_mb"],
-            text=f"{result.figures['anonymous_mb']:.0f} MB",
-            at_least=bounds[works[4]].at_least,
-            reach=bounds[works[4]].reach,
+            text=bound.shown(result.figures["anonymous_mb"]),
+            at_least=bound.at_least,
+            reach=bound.reach,
         )
         for result in results
         if result.settings == STOCK and result.case not in WHOLE_SYSTEM
     )
-    raw = Bar(label="raw COPY", value=1, text="1.00x", ours=False)
-    ours = sum((bar(work) for work in works[:4]), ())
     return [
-        Panel(
-            "Speed against raw COPY, by the seconds of the same round (more is better)",
-            "times",
-            (raw, *ours, *standing, *peers) if ratios else (),
-        ),
-        Panel("Anonymous memory of the worker (less is better)", "MB", memory),
-        Panel("Waiting (less is better)", "ms", bar(works[6]) + bar(works[7]) + bar(works[9])),
-        Panel("Small files (more is better)", "batches/s", bar(works[8])),
-        Panel("A file of nothing but bad rows (more is better)", "rows/s", bar(works[10])),
+        Panel("Speed against raw COPY of the same round, more is better", "times", ratios),
+        Panel("Anonymous memory of the worker, less is better", "MB", memory),
+        Panel("Waiting, less is better", "ms", bars("small", "client", "get")),
+        Panel("Small files, more is better", "batches/s", bars("many")),
+        Panel("A file of nothing but bad rows, more is better", "rows/s", bars("bad")),
     ]
+
+
+def _ratio_bar(label: str, figures: dict[str, float], *, ours: bool = True) -> Bar:
+    return Bar(label=label, value=figures["ratio"], text=f"{figures['ratio']:.2f}x", ours=ours)

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from dotenv import dotenv_values
 
 from tests.acceptance.pipeline import FINISHED, Pipeline
 from tests.benchmarks import data
@@ -23,22 +24,26 @@ from tests.benchmarks.results import BenchmarkError, Result, percentile
 from tests.benchmarks.targets import LOCAL, SMALL_ROWS, TINY_ROWS
 
 WORKERS = 2
+_FOREIGN = ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL", "STORAGE_URL", "DISCORD_WEBHOOK_URL")
 _UPLOAD = "/api/v1/intake/upload"
 _BATCHES = "/api/v1/intake/batches/"
 _POLL_SECONDS = 0.005
 _ASK_SECONDS = 0.02
 _PATIENCE_SECONDS = 60
 _WARM_FILES = 6
+_LAST_WORDS = 12
 _SENDERS = 4
 _MOST_WAITING = 64
 """So many files may be under way: more would only stand in the queue and take the processor from those at work."""
-_MOST_FILES = 4_000
+_FILES_PER_SECOND = 200
+"""As many are made beforehand: several times what two cores take."""
 _LEAD_SECONDS = 3.0
 
 
 @contextmanager
 def stack() -> Iterator[Pipeline]:
     """``dragonfly up`` on a home of its own, for the block; nothing of it stays. Raises BenchmarkError."""
+    _refuse_addresses()
     folder = Path(tempfile.mkdtemp(prefix="dragonfly-bench-"))
     try:
         try:
@@ -53,6 +58,26 @@ def stack() -> Iterator[Pipeline]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _with_last_words(running: Pipeline) -> Iterator[None]:
+    """A failure also tells what the stack complained of last: its home is gone afterwards."""
+    try:
+        yield
+    except BenchmarkError as problem:
+        complaints = [line for line in running.log.read_text(errors="replace").splitlines() if "[info " not in line]
+        raise BenchmarkError("\n  ".join([str(problem), *complaints[-_LAST_WORDS:]])) from None
+
+
+def _refuse_addresses() -> None:
+    """Thousands of invented judgments are not to reach the servers of a ``.env`` in the working directory."""
+    for file in Path().glob(".env*"):
+        named = [name for name in _FOREIGN if dotenv_values(file).get(name)] if file.is_file() else []
+        if named:
+            raise BenchmarkError(
+                f"{file} sets {', '.join(named)}, where the stack would load: move the file away first"
+            )
+
+
 def client(running: Pipeline, *, files: int) -> Result:
     """From the start of the POST to the first answer that says completed, one file after the other, on a warm stack.
 
@@ -62,8 +87,8 @@ def client(running: Pipeline, *, files: int) -> Result:
         data.content(SMALL_ROWS, seed=number, bodies=-number, first=number * SMALL_ROWS)
         for number in range(_WARM_FILES + files)
     ]
-    posts, totals, parses, loads, picked_up = [], [], [], [], []
-    with _http(running) as http:
+    posts, totals, parses, loads = [], [], [], []
+    with _with_last_words(running), _http(running) as http:
         for number, content in enumerate(contents):
             started = time.perf_counter()
             batch_id = _post(http, content, f"small-{number}.csv")
@@ -108,9 +133,14 @@ def many(running: Pipeline, *, seconds: float) -> Result:
     first = 10_000_000
     contents = [
         data.content(TINY_ROWS, seed=number, bodies=-number, first=first + number * TINY_ROWS)
-        for number in range(_MOST_FILES)
+        for number in range(round((_LEAD_SECONDS + seconds) * _FILES_PER_SECOND))
     ]
     load = _Load(running, contents)
+    with _with_last_words(running):
+        return _sustained(running, load, seconds)
+
+
+def _sustained(running: Pipeline, load: _Load, seconds: float) -> Result:
     with load.under_way():
         time.sleep(_LEAD_SECONDS)
         begun, done_before, asked_before = time.perf_counter(), load.completed(), len(load.asked_ms)
@@ -204,7 +234,7 @@ class _Load:
                 with self._lock:
                     number, content = next(self._contents, (0, b""))
                 if not content:
-                    return
+                    raise BenchmarkError(f"all {len(self._ids)} small files were sent before the time was over")
                 started = time.perf_counter()
                 self._ids.append(_post(http, content, f"tiny-{number}.csv"))
                 self.posted_ms.append((time.perf_counter() - started) * 1000)

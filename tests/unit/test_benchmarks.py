@@ -161,6 +161,12 @@ def test_a_quick_run_is_small_unless_a_size_is_named() -> None:
     assert parse(["--quick", "--rows", "200,000"]).rows == 200_000
 
 
+def test_the_command_of_a_run_names_what_changes_its_figures_and_no_file() -> None:
+    options = parse(["--json", "some/where.json", "--quick", "--cases", "bad,random", "--peers=pandas"])
+    assert options.command == 'make bench ARGS="--quick --cases bad,random --peers pandas"'
+    assert options.json == Path("some/where.json")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
