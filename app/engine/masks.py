@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from marshmallow import fields
 
-from app.engine.cells import ASCII, LATIN, Column, Flags, Numbers, Octets
+from app.engine.cells import ASCII, LATIN, PAD, Column, Flags, Numbers, Octets
 from app.judgment import EARLIEST_DATE, EMPTY_WORDS, MONTHS, Amount, CalendarDate, CaseNumber, JudgmentSchema, Text
 
 POSTGRES_EPOCH = dt.date(2000, 1, 1)
@@ -22,9 +22,9 @@ POSTGRES_EPOCH = dt.date(2000, 1, 1)
 _BLANK = 0x20
 _POINT, _COMMA, _DOLLAR, _MINUS, _SLASH, _COLON, _ZERO, _T = b".,$-/:0T"
 _NINE = 9
-_USD = np.frombuffer(b"USD ", np.uint8)
+_USD = int.from_bytes(b"USD ", "little")
 _LONGEST_WORD = max(map(len, EMPTY_WORDS))
-_WORD_FIRSTS = np.frombuffer("".join({w[0] + w[0].lower() for w in EMPTY_WORDS}).encode(), np.uint8)
+_WORD_FIRSTS = bytes({ord(letter) for word in EMPTY_WORDS for letter in (word[0], word[0].lower())})
 
 Words = npt.NDArray[np.uint64]
 
@@ -62,16 +62,26 @@ def _text(rule: Text, column: Column) -> Reading:
     most = ASCII if isinstance(rule, CaseNumber) else LATIN
     accepted = (column.stains <= most) & (firsts > _BLANK) & (column.finals > _BLANK)
     accepted &= (lengths > 0) & (lengths <= rule.longest)
-    accepted &= (lengths > _LONGEST_WORD) | ~np.isin(firsts, _WORD_FIRSTS)
+    worded = firsts == _WORD_FIRSTS[0]
+    for first in _WORD_FIRSTS[1:]:
+        worded |= firsts == first
+    accepted &= (lengths > _LONGEST_WORD) | ~worded
     if isinstance(rule, CaseNumber):
-        places = np.flatnonzero(accepted & (column.stains == ASCII))
-        accepted[places[_has_blank_runs(column.chosen(places))]] = False
+        places = np.flatnonzero(accepted)
+        if len(places):
+            accepted[places[_has_blank_runs(column.chosen(places))]] = False
     return Reading(accepted, lengths == 0)
 
 
 def _has_blank_runs(column: Column) -> Flags:
     """Which cells hold two blanks in a row."""
-    blanks = np.flatnonzero((column.octets[1:] == _BLANK) & (column.octets[:-1] == _BLANK))
+    octets, width = column.octets, int(column.lengths.max())
+    if width <= PAD:
+        # Mostly no cell has any, which is seen without a look at the other columns.
+        blank = column.from_left(width).ravel() == _BLANK
+        if not (blank[1:] & blank[:-1]).any():
+            return np.zeros(len(column.starts), np.bool_)
+    blanks = np.flatnonzero((octets[1:] == _BLANK) & (octets[:-1] == _BLANK))
     if not len(blanks):
         return np.zeros(len(column.starts), np.bool_)
     following = np.searchsorted(blanks, column.starts)
@@ -79,76 +89,76 @@ def _has_blank_runs(column: Column) -> Flags:
     return (found >= column.starts) & (found + 1 < column.ends)
 
 
-_MOST_WHOLE_DIGITS = 12
-_MOST_WHOLE_LENGTH = 15
+# Short texts are read in words of eight characters, the first in the lowest byte: a few operations on words do what would
+# take one on each character.
+_BYTE, _TWO_BYTES, _FOUR_BYTES, _ALL_BITS = 0xFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+_PAIRS = 0x00FF_00FF_00FF_00FF
+_ZEROS = int.from_bytes(b"0" * 8, "little")
+_ABOVE_NINE, _HIGH_BITS = 0x76 * (_ZEROS // _ZERO), 0x80 * (_ZEROS // _ZERO)
+_COMMAS = int.from_bytes(b",000,000", "little")
+_NOT_ZERO = _ABOVE_NINE | int.from_bytes(b"\x7f\0\0\0\x7f\0\0\0", "little")
 _AMOUNT_WIDTH = 20
+_AMOUNT_WINDOW = 24
+_MOST_DIGITS = 12
+_WORD = 8
+_GROUP = 4
 
 
 def _amounts(column: Column) -> tuple[Flags, Numbers]:
     """``[USD ][$]`` digits, plain or grouped, then a point and one or two decimals or nothing: in cents."""
-    values = np.zeros(len(column.starts), np.int64)
     accepted = (column.stains == ASCII) & (column.lengths > 0) & (column.lengths <= _AMOUNT_WIDTH)
-    starts = column.starts.copy()
-    words = np.flatnonzero(accepted & (column.firsts == _USD[0]) & (column.lengths > len(_USD)))
-    if len(words):
-        spelt = (column.chosen(words).from_left(len(_USD)) == _USD).all(axis=1)
-        starts[words[spelt]] += len(_USD)
-    starts += accepted & (column.octets[starts] == _DOLLAR)
-    octets, ends = column.octets, column.ends
-    final, second, third = octets[ends - 1], octets[ends - 2], octets[ends - 3]
-    one_decimal = (second == _POINT) & (ends - 2 > starts)
-    two_decimals = (third == _POINT) & (ends - 3 > starts) & ~one_decimal
+    begin = column.from_left(_WORD).view("<u8").astype(np.uint64, copy=False).ravel()
+    spelt = (begin & _FOUR_BYTES == _USD) & (column.lengths > len("USD "))
+    signed = begin >> spelt * np.uint64(32) & _BYTE == _DOLLAR
+    lengths = column.lengths - spelt * np.int64(4) - signed
+    characters = column.from_right(_AMOUNT_WINDOW)
+    third, second, final = characters[:, -3:].T
+    one_decimal = (second == _POINT) & (lengths > len(".5"))
+    two_decimals = (third == _POINT) & (lengths > len(".50")) & ~one_decimal
     units, tens = final - np.uint8(_ZERO), second - np.uint8(_ZERO)
     accepted &= ~(one_decimal | two_decimals) | (units <= _NINE)
     accepted &= ~two_decimals | (tens <= _NINE)
-    values += np.where(one_decimal, units.astype(np.int64) * 10, 0)
-    values += np.where(two_decimals, tens.astype(np.int64) * 10 + units, 0)
-    whole_ends = ends - one_decimal * 2 - two_decimals * 3
-    lengths = whole_ends - starts
-    accepted &= (lengths > 0) & (lengths <= _MOST_WHOLE_LENGTH)
-    grouped = accepted & (lengths > 4) & (octets[whole_ends - 4] == _COMMA)  # noqa: PLR2004
-    for which, gap in ((accepted & ~grouped, 0), (grouped, 4)):
-        rows = np.flatnonzero(which)
-        if len(rows):
-            good, whole = _whole_numbers(octets, whole_ends[rows], lengths[rows], gap)
-            accepted[rows] = good
-            values[rows] += whole * 100
-    return accepted, values
+    cents = (one_decimal * np.int64(10) + two_decimals) * units + two_decimals * np.int64(10) * tens
+    decimals = one_decimal * np.uint64(2) + two_decimals * np.uint64(3)
+    lengths -= decimals.astype(np.int64)
+    early, middle, late = characters.view("<u8").astype(np.uint64, copy=False).T
+    shift, back = decimals * np.uint64(8), np.uint64(64) - decimals * np.uint64(8)
+    good, whole = _whole_numbers(middle << shift | early >> back, late << shift | middle >> back, lengths)
+    return accepted & good, whole * 100 + cents
 
 
-def _whole_numbers(octets: Octets, ends: Numbers, lengths: Numbers, gap: int) -> tuple[Flags, Numbers]:
-    """Digits that end before ``ends``; with a gap of 4, every fourth character from the right is a comma."""
-    width = int(min(lengths.max(), _MOST_WHOLE_LENGTH))
-    rows = np.ascontiguousarray(_from_right(octets, ends, width).T)[::-1]
-    good = np.ones(len(ends), np.bool_)
-    whole = np.zeros(len(ends), np.int64)
-    digits = 0
-    for place in range(width):
-        beyond = lengths <= place
-        if gap and place % gap == gap - 1:
-            # A group before the comma: a comma in front of everything is no grouping.
-            good &= beyond | ((rows[place] == _COMMA) & (lengths != place + 1))
-            continue
-        digit = rows[place] - np.uint8(_ZERO)
-        good &= beyond | (digit <= _NINE)
-        if digits < _MOST_WHOLE_DIGITS:
-            whole += np.where(beyond, 0, digit).astype(np.int64) * 10**digits
-        else:
-            good &= beyond
-        digits += 1
-    return good, whole
+def _whole_numbers(left: Words, right: Words, lengths: Numbers) -> tuple[Flags, Numbers]:
+    """The numbers that the last ``lengths`` of each sixteen characters write, plain or with a comma before every three."""
+    grouped = ((right >> 32 & _BYTE) == _COMMA) & (lengths > _GROUP)
+    commas = grouped.astype(np.uint64)
+    most = _MOST_DIGITS + grouped * np.int64((_MOST_DIGITS - 1) // 3)
+    # A group before the comma: a comma in front of everything is no grouping.
+    accepted = (lengths > 0) & (lengths <= most) & ~(grouped & (lengths & _GROUP - 1 == 0))
+    # In a word of groups, the first of every four characters is the comma.
+    zeros = _ZEROS - commas * np.uint64(_ZEROS - _COMMAS)
+    showing = _ABOVE_NINE + commas * np.uint64(_NOT_ZERO - _ABOVE_NINE)
+    half = 10**4 - commas * np.uint64(10**4 - 10**3)
+    good, values = _eight_digits(right, np.minimum(lengths, _WORD), zeros, showing, half)
+    accepted &= good
+    longer = np.flatnonzero(accepted & (lengths > _WORD))
+    if len(longer):
+        half = half[longer]
+        good, more = _eight_digits(left[longer], lengths[longer] - _WORD, zeros[longer], showing[longer], half)
+        accepted[longer] = good
+        values[longer] += more * half**2
+    return accepted, values.astype(np.int64)
 
 
-def _from_right(octets: Octets, ends: Numbers, width: int) -> Octets:
-    view = np.ndarray((len(octets) - width + 1,), f"V{width}", octets, strides=(1,))
-    return view[ends - width].view(np.uint8).reshape(len(ends), width)
+def _eight_digits(text: Words, lengths: Numbers, zeros: Words, showing: Words, half: Words) -> tuple[Flags, Words]:
+    """The numbers that the last ``lengths`` characters of words write in the form given; which of them are in it."""
+    # A shift by all bits leaves none.
+    digits = (text ^ zeros) & (np.uint64(_ALL_BITS) << ((_WORD - lengths) * 8).astype(np.uint64))
+    good = (digits | digits + showing) & _HIGH_BITS == 0
+    pairs = digits * 10 + (digits >> 8) & _PAIRS
+    fours = pairs * 100 + (pairs >> 16)
+    return good, (fours & _TWO_BYTES) * half + (fours >> 32 & _TWO_BYTES)
 
 
-# Short texts are read in words of eight characters, the first in the lowest byte: a few operations on words do what would
-# take one on each character.
-_BYTE, _TWO_BYTES, _FOUR_BYTES = 0xFF, 0xFFFF, 0xFFFF_FFFF
-_ZEROS = int.from_bytes(b"0" * 8, "little")
-_ABOVE_NINE, _HIGH_BITS = 0x76 * (_ZEROS // _ZERO), 0x80 * (_ZEROS // _ZERO)
 _CENTURIES = np.array([int.from_bytes(century, "little") for century in (b"19", b"20")], np.uint64)
 _MONTH_WORDS, _MONTH_DIGITS = np.array(
     sorted(
