@@ -73,10 +73,6 @@ class Plain:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def cell_starts(self, column: int) -> Positions:
-        """Where the column's cells begin."""
-        return self.starts if column == 0 else self.ends[:, column - 1] + 1
-
 
 @dataclass(slots=True)
 class Block:

@@ -82,10 +82,15 @@ class Cells:
 
     def column(self, index: int) -> Column:
         """One column of the file, 0-based."""
-        starts = self._plain.cell_starts(index) + self.shift
-        ends = self._plain.ends[:, index] + self.shift
-        quoted = (self.octets[starts] == _QUOTE) & (ends > starts)
-        return Column(self.octets, starts + quoted, ends - quoted, self._stains[:, index])
+        plain = self._plain
+        starts = plain.ends[:, index - 1] + (self.shift + 1) if index else plain.starts + self.shift
+        ends = plain.ends[:, index] + self.shift
+        # An empty cell's first byte is what ends it, never a quote.
+        quoted = self.octets[starts] == _QUOTE
+        if quoted.any():
+            starts += quoted
+            ends -= quoted
+        return Column(self.octets, starts, ends, self._stains[:, index])
 
     def _stained(self, content: Octets, first: int) -> Octets:
         plain = self._plain
