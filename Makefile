@@ -40,7 +40,7 @@ test: $(STAMP)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 campaign: $(STAMP)
-	@KILL_ROUNDS=10 KILL_LEASE_SECONDS=15 KILL_ROWS=200000 OVERLAP_ROUNDS=20 \
+	@KILL_ROUNDS=10 KILL_LEASE_SECONDS=15 KILL_ROWS=400000 OVERLAP_ROUNDS=20 \
 		exec $(BIN)/python -m pytest -s tests/acceptance -k "taken_over or overlapping" $(ARGS)
 
 bench: $(STAMP)

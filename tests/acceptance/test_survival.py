@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import statistics
 import time
@@ -20,9 +21,10 @@ from tests.acceptance.pipeline import FINISHED, Document, Pipeline
 from tests.factories import clean_file
 
 ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
-"""``make campaign`` runs ten, with files of 200,000 rows and the usual lease."""
+"""``make campaign`` runs ten, with the usual lease."""
 LEASE_SECONDS = int(os.environ.get("KILL_LEASE_SECONDS", "3"))
-ROWS = int(os.environ.get("KILL_ROWS", "40000"))
+ROWS = int(os.environ.get("KILL_ROWS", "400000"))
+"""So many that a batch is still at work when it is hit."""
 TAKEOVER_SECONDS = LEASE_SECONDS + 5
 RUNNING = ("staging", "validating", "inserting")
 
@@ -92,7 +94,7 @@ def test_a_killed_workers_batch_is_taken_over_and_stands_once(
 
 
 def test_a_poison_batch_fails_after_three_silent_attempts_and_others_are_unharmed(killed: Pipeline) -> None:
-    batch_id = killed.upload(clean_file(60_000, seed=77, start=77_000_000))["batch_id"]
+    batch_id = killed.upload(clean_file(ROWS, seed=77, start=77_000_000))["batch_id"]
     other = None
     for attempt in range(1, 4):
         deadline = time.monotonic() + 30
@@ -151,7 +153,7 @@ def test_with_a_dead_and_emptied_broker_work_goes_on(killed: Pipeline) -> None:
 
 
 def test_with_the_database_down_an_upload_is_refused_with_retry_after_and_nothing_is_lost(killed: Pipeline) -> None:
-    content = clean_file(30_000, seed=40, start=40_000_000)
+    content = clean_file(ROWS, seed=40, start=40_000_000)
     batch_id = killed.upload(content)["batch_id"]
     wait_for_state(killed, batch_id, "validating", "inserting")
     (server,) = killed.processes("postgres -D")[:1]
@@ -177,24 +179,24 @@ def test_with_the_database_down_an_upload_is_refused_with_retry_after_and_nothin
             assert time.monotonic() < deadline
             time.sleep(0.2)
     batch = killed.wait(batch_id, within=90)
-    stands_once(killed, batch, 30_000)
+    stands_once(killed, batch, ROWS)
     assert batch["attempts"] == 1
 
 
 def test_a_stopped_worker_wakes_to_a_lost_claim_and_writes_nothing(killed: Pipeline) -> None:
-    batch_id = killed.upload(clean_file(30_000, seed=50, start=50_000_000))["batch_id"]
+    batch_id = killed.upload(clean_file(ROWS, seed=50, start=50_000_000))["batch_id"]
     wait_for_state(killed, batch_id, "validating", "inserting")
     owner = killed.lease_owner(batch_id)
     assert owner is not None
     with stopped(psutil.Process(owner)):
         batch = killed.wait(batch_id, within=60)
     time.sleep(1)
-    stands_once(killed, killed.batch(batch_id), 30_000)
+    stands_once(killed, killed.batch(batch_id), ROWS)
     assert killed.batch(batch_id) == batch
 
 
 def test_a_cancelled_batch_writes_nothing(killed: Pipeline) -> None:
-    batch_id = killed.upload(clean_file(30_000, seed=60, start=60_000_000))["batch_id"]
+    batch_id = killed.upload(clean_file(ROWS, seed=60, start=60_000_000))["batch_id"]
     wait_for_state(killed, batch_id, "validating", "inserting")
     assert killed.http.post(f"/api/v1/intake/batches/{batch_id}/cancel").status_code == 202
     time.sleep(2)
@@ -205,15 +207,18 @@ def test_a_cancelled_batch_writes_nothing(killed: Pipeline) -> None:
 
 def test_a_stop_hands_the_running_batch_over_and_the_next_start_completes_it(tmp_path: Path) -> None:
     first = Pipeline(tmp_path / "home", workers=1)
-    batch_id = first.upload(clean_file(400_000, seed=70, start=70_000_000))["batch_id"]
+    # More than the workers' grace has time for.
+    rows = 2_500_000
+    batch_id = first.upload(clean_file(rows, seed=70, start=70_000_000))["batch_id"]
     wait_for_state(first, batch_id, "validating")
     first.stop()
     assert first.process.returncode == 0
+    assert re.search(rf"batch handed over +batch_id={batch_id}", first.log.read_text())
     first.log.unlink()
     second = Pipeline(tmp_path / "home", workers=1)
     try:
         batch = second.wait(batch_id, within=120)
-        stands_once(second, batch, 400_000)
+        stands_once(second, batch, rows)
         assert batch["attempts"] == 1
     finally:
         second.stop()
@@ -221,7 +226,7 @@ def test_a_stop_hands_the_running_batch_over_and_the_next_start_completes_it(tmp
 
 def test_a_stop_lets_a_short_batch_end(tmp_path: Path) -> None:
     running = Pipeline(tmp_path / "home", workers=1)
-    batch_id = running.upload(clean_file(60_000, seed=71, start=71_000_000))["batch_id"]
+    batch_id = running.upload(clean_file(200_000, seed=71, start=71_000_000))["batch_id"]
     wait_for_state(running, batch_id, "validating")
     running.stop()
     log = running.log.read_text()
