@@ -61,7 +61,7 @@ def engine() -> Engine:
 
 def _make(chosen: Settings) -> Workshop:
     return Workshop(
-        # One connection for the attempt, one for its heartbeat, and one to spare for the reconciler.
+        # An attempt's settlement, its heartbeat, a change of state meanwhile, and one to spare for the reconciler.
         engine=open_engine(chosen.require_database_url(), pool_size=4, pool_timeout=30),
         blobs=open_blobs(chosen.storage),
         spool=chosen.spool,
