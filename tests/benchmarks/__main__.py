@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -58,7 +59,7 @@ class Run:
                     if case in AT_EVERY_SETTING or (number == 0 and case not in WHOLE_SYSTEM)
                 ]
                 if chosen:
-                    self._guard(f"the server at {settings} settings", lambda: self._engine(folder, settings, chosen))  # noqa: B023
+                    self._guard(f"the server at {settings} settings", partial(self._engine, folder, settings, chosen))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         asked = [case for case in options.cases if case in WHOLE_SYSTEM]
@@ -69,7 +70,7 @@ class Run:
         with server(settings) as running:
             self.postgres = running.version
             for case in chosen:
-                self._measure(case, settings, lambda: self._case(running, folder, case, settings))  # noqa: B023
+                self._measure(case, settings, partial(self._case, running, folder, case, settings))
 
     def _case(self, running: Server, folder: Path, case: str, settings: str) -> Result:
         options = self._options
