@@ -6,9 +6,11 @@ import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.errors import FileRefusedError
 from tests.engine.reading import checked
 
 ROWS = 1_000
@@ -95,18 +97,28 @@ def damaged(hits: dict[int, list[tuple[Callable[[bytes], int], Damage]]], *, end
     return b"\n".join(lines) + (b"\n" if ended else b"")
 
 
+def assert_arrived(row: dict[str, Any], number: int) -> None:
+    """The row is what its undamaged record says, on its line."""
+    assert row["line_number"] == number + 2
+    assert row["plaintiff_name"] == "Pell & Sons, Inc."
+    assert row["defendant_name"] == f"Ada Marlow {number}"
+    assert str(row["judgment_amount"]) == f"1{number:03d}.5"
+
+
 def assert_only_these_suffer(data: bytes, hit: set[int], folder: Path) -> None:
-    """Every other row arrives, with its values and its line."""
+    """Every other row arrives, with its values and its line; a damaged one arrives or is refused with its own bytes."""
     found = checked(data, folder)
     by_key = {row["case_number"]: row for row in found.accepted.values()}
     for number in set(range(ROWS)) - hit:
-        row = by_key[f"C-{number:04d}"]
-        assert row["line_number"] == number + 2
-        assert row["plaintiff_name"] == "Pell & Sons, Inc."
-        assert row["defendant_name"] == f"Ada Marlow {number}"
-        assert str(row["judgment_amount"]) == f"1{number:03d}.5"
+        assert_arrived(by_key[f"C-{number:04d}"], number)
     assert len(found.refused) <= len(hit)
     assert found.findings.total == len(found.accepted) + len(found.refused)
+    lines = data.splitlines(keepends=True)
+    for row_index, line_number, *_, raw in found.refused.values():
+        assert line_number - 2 in hit
+        assert raw.startswith(lines[line_number - 1])
+        assert len(raw.splitlines()) <= len(hit)
+        assert row_index not in found.accepted
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -133,8 +145,32 @@ def test_damaged_neighbours_cost_no_third(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b'"', b"\xff", b"\x00"])
-def test_a_damaged_header_costs_no_row(damage: bytes, tmp_path: Path) -> None:
+def test_a_header_whose_names_are_still_there_costs_no_row(damage: bytes, tmp_path: Path) -> None:
     header = b"case_number,plaintiff_name,defendant_name,judgment_amount,judgment_date,not" + damage + b"es"
     lines = [header] + [line(number) + b"," for number in range(ROWS)]
     found = checked(b"\n".join(lines), tmp_path)
     assert len(found.accepted) == ROWS
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("place", range(0, len(HEADER) + 1, 3))
+def test_a_damaged_header_never_makes_another_row_of_a_row(name: str, place: int, tmp_path: Path) -> None:
+    """The file is refused whole, or its rows are, or they arrive as they are."""
+    header = DAMAGES[name](HEADER, place) if name != "delimiter dropped" else HEADER.replace(b",", b"", 1 + place % 4)
+    data = b"\n".join([header, *(line(number) for number in range(20))])
+    try:
+        found = checked(data, tmp_path)
+    except FileRefusedError as refusal:
+        code = refusal.code
+    else:
+        code = None
+    if code is not None:
+        assert code in ("MISSING_COLUMNS", "UNREADABLE_FILE")
+        return
+    assert found.findings.total == 20 == len(found.accepted) + len(found.refused)
+    for number, row in found.accepted.items():
+        # An optional column may have lost its name, and with it its cells.
+        assert_arrived(
+            {"plaintiff_name": "Pell & Sons, Inc.", **{k: v for k, v in row.items() if v is not None}}, number
+        )
+    assert all(error[3] == "PARSE_ERROR" for error in found.refused.values())
