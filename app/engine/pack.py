@@ -73,7 +73,7 @@ def pack(values: Values, batch_id: UUID) -> Packed:
     keys = _key_matrix(values.octets, starts, lengths)
     order = key_order(keys)
     octets, ends = _assembled(values, keys, order, batch_id)
-    return Packed(octets, ends, keys[order], values.places[order])
+    return Packed(octets, ends, keys.take(order, axis=0), values.places[order])
 
 
 def _key_matrix(octets: Octets, starts: Numbers, lengths: Numbers) -> Octets:
@@ -88,9 +88,10 @@ def _key_matrix(octets: Octets, starts: Numbers, lengths: Numbers) -> Octets:
             # A short key's further pieces may lie beyond the end: any place will do, for they are blanked.
             places = np.minimum(starts + first, len(octets) - PAD)
             keys[:, first : first + piece] = windows(octets, places, piece)
-    # Row n of the triangle keeps n bytes; rows are taken and applied in words, not byte by byte.
-    kept = np.tri(width + 1, width, -1, dtype=np.uint8) * np.uint8(0xFF)
-    keys.view(np.uint64)[:] &= kept.view(f"V{width}").ravel()[lengths].view(np.uint64).reshape(len(keys), -1)
+    # Row n keeps n bytes; words are blanked, not single bytes.
+    kept = (np.arange(width) < np.arange(width + 1)[:, None]) * np.uint8(0xFF)
+    words = keys.view(np.uint64)
+    words &= kept.view(np.uint64).take(lengths, axis=0)
     lower = (keys - np.uint8(ord("a"))) <= ord("z") - ord("a")
     if lower.any():
         # Letters beyond ASCII are in upper case already; all their bytes lie above z.
@@ -100,12 +101,12 @@ def _key_matrix(octets: Octets, starts: Numbers, lengths: Numbers) -> Octets:
 
 def key_order(keys: Octets) -> Numbers:
     """The stable order of the keys' bytes."""
-    varying = _varying(keys)
-    width = int(varying.sum())
-    if not width:
+    varying = np.flatnonzero(_varying(keys))
+    if not len(varying):
         return np.arange(len(keys))
-    packed = np.zeros((len(keys), -(-width // _WORD) * _WORD), np.uint8)
-    packed[:, :width] = keys[:, varying]
+    packed = np.zeros((len(keys), -(-len(varying) // _WORD) * _WORD), np.uint8)
+    for place, column in enumerate(varying.tolist()):
+        packed[:, place] = keys[:, column]
     words = packed.view(">u8").astype(np.uint64)
     if words.shape[1] == 1:
         return _word_order(words[:, 0])
