@@ -5,10 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Celery
+from kombu.connection import Connection
 from kombu.exceptions import ChannelError
 
 from app.batch import PRIORITIES
@@ -19,17 +22,46 @@ log = structlog.get_logger()
 CAPACITY = 1_000
 
 
+class Publisher:
+    """A connection to the broker that is kept while it works; a new one for each hint would cost ten times the hint."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._connection: Connection | None = None
+        self._producer: Any = None
+
+    def publish(self, batch_id: UUID, priority: str) -> bool:
+        """Send one hint; False where the broker does not take it within its timeouts."""
+        kept = self._connection is not None
+        # A connection that was kept may belong to a broker that has been restarted since.
+        return self._send(batch_id, priority) or (kept and self._send(batch_id, priority))
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.release()
+
+    def _send(self, batch_id: UUID, priority: str) -> bool:
+        try:
+            if self._connection is None:
+                # Tried once: Celery's own pool would retry for ever where the broker is gone.
+                self._connection = self._celery.connection_for_write()
+                self._connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
+                self._producer = self._celery.amqp.Producer(self._connection)
+            self._celery.send_task(NAME, args=[str(batch_id)], queue=priority, producer=self._producer, retry=False)
+        except Exception as problem:
+            self.close()
+            log.warning("hint not sent", batch_id=str(batch_id), problem=type(problem).__name__)
+            return False
+        return True
+
+
 def publish(celery: Celery, batch_id: UUID, priority: str) -> bool:
-    """Send one hint; False where the broker does not take it within its timeouts."""
-    try:
-        # A connection that is tried once: Celery's own pool would retry for ever where the broker is gone.
-        with celery.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
-            celery.send_task(NAME, args=[str(batch_id)], queue=priority, connection=connection, retry=False)
-    except Exception as problem:
-        log.warning("hint not sent", batch_id=str(batch_id), problem=type(problem).__name__)
-        return False
-    return True
+    """Send one hint on a connection of its own; False where the broker does not take it within its timeouts."""
+    with closing(Publisher(celery)) as publisher:
+        return publisher.publish(batch_id, priority)
 
 
 def waiting(celery: Celery) -> int | None:
@@ -76,9 +108,10 @@ class Hinter:
             log.warning("hint dropped", batch_id=str(batch_id))
 
     def _publish(self) -> None:
+        publisher = Publisher(self._celery)
         while True:
             batch_id, priority = self._waiting.get()
-            if publish(self._celery, batch_id, priority):
+            if publisher.publish(batch_id, priority):
                 continue
             try:
                 self._dropped(batch_id)

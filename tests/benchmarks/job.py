@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from app.engine.memory import keep_little
 from app.formats.csv import Limits
 from app.intake import Workshop, ingest
 from app.store import batches
@@ -19,8 +20,9 @@ from app.store.database import open_engine
 def main() -> None:
     """Answer every batch id with one line of JSON."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    keep_little()
     url, storage, spool = sys.argv[1:]
-    engine = open_engine(url, pool_size=3)
+    engine = open_engine(url, pool_size=4)
     workshop = Workshop(
         engine=engine,
         blobs=open_blobs(storage),

@@ -44,6 +44,10 @@ class Queues:
         """The ids that they carry."""
         return [body[0][0] for body in self.bodies(queue)]
 
+    def disconnect_everybody(self) -> None:
+        """Close every connection but this one, as a restart does."""
+        self.client.client_kill_filter(_type="normal", skipme=True)
+
     def everything(self) -> bytes:
         """All that the broker holds."""
         return b"\n".join(self.client.dump(key) for key in self.client.scan_iter())
@@ -133,7 +137,7 @@ def hinter_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hinter]
         return made[-1]
 
     yield make
-    monkeypatch.setattr(hints, "publish", rest)
+    monkeypatch.setattr(hints.Publisher, "publish", rest)
     for hinter in made:
         hinter.enqueue(uuid4(), "normal")
     for _ in made:

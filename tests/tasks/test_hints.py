@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 
 from app.local.valkey import Valkey
 from app.settings import Settings
-from tasks.hints import CAPACITY, Hinter, publish
+from tasks.hints import CAPACITY, Hinter, Publisher, publish
 from tests.tasks.conftest import Queues, begun
 
 logging.getLogger("celery").setLevel(logging.CRITICAL)
@@ -61,6 +62,24 @@ class TestALivingBroker:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         assert dropped == []
+
+
+def test_a_broker_that_was_restarted_gets_the_next_hint(celery: Celery, queues: Queues) -> None:
+    with closing(Publisher(celery)) as publisher:
+        assert publisher.publish(uuid4(), "normal")
+        queues.disconnect_everybody()
+        batch_id = uuid4()
+        assert publisher.publish(batch_id, "normal")
+        assert queues.ids("normal")[-1] == str(batch_id)
+
+
+def test_hints_share_a_connection(celery: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    connect = celery.connection_for_write
+    monkeypatch.setattr(celery, "connection_for_write", lambda: opened.append(connect()) or opened[-1])
+    with closing(Publisher(celery)) as publisher:
+        assert all(publisher.publish(uuid4(), "low") for _ in range(5))
+    assert len(opened) == 1
 
 
 class TestADeadBroker:
