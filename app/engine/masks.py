@@ -94,6 +94,7 @@ def _has_blank_runs(column: Column) -> Flags:
 _BYTE, _TWO_BYTES, _FOUR_BYTES, _ALL_BITS = 0xFF, 0xFFFF, 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
 _PAIRS = 0x00FF_00FF_00FF_00FF
 _ZEROS = int.from_bytes(b"0" * 8, "little")
+# Added to digits, it sets the highest bit of every byte above nine; a byte that carries into the next has that bit itself.
 _ABOVE_NINE, _HIGH_BITS = 0x76 * (_ZEROS // _ZERO), 0x80 * (_ZEROS // _ZERO)
 _COMMAS = int.from_bytes(b",000,000", "little")
 _NOT_ZERO = _ABOVE_NINE | int.from_bytes(b"\x7f\0\0\0\x7f\0\0\0", "little")
@@ -121,6 +122,7 @@ def _amounts(column: Column) -> tuple[Flags, Numbers]:
     cents = (one_decimal * np.int64(10) + two_decimals) * units + two_decimals * np.int64(10) * tens
     decimals = one_decimal * np.uint64(2) + two_decimals * np.uint64(3)
     lengths -= decimals.astype(np.int64)
+    # The decimals are shifted out; a shift by a whole word leaves nothing of it.
     early, middle, late = characters.view("<u8").astype(np.uint64, copy=False).T
     shift, back = decimals * np.uint64(8), np.uint64(64) - decimals * np.uint64(8)
     good, whole = _whole_numbers(middle << shift | early >> back, late << shift | middle >> back, lengths)
@@ -151,7 +153,6 @@ def _whole_numbers(left: Words, right: Words, lengths: Numbers) -> tuple[Flags, 
 
 def _eight_digits(text: Words, lengths: Numbers, zeros: Words, showing: Words, half: Words) -> tuple[Flags, Words]:
     """The numbers that the last ``lengths`` characters of words write in the form given; which of them are in it."""
-    # A shift by all bits leaves none.
     digits = (text ^ zeros) & (np.uint64(_ALL_BITS) << ((_WORD - lengths) * 8).astype(np.uint64))
     good = (digits | digits + showing) & _HIGH_BITS == 0
     pairs = digits * 10 + (digits >> 8) & _PAIRS
@@ -167,7 +168,7 @@ _MONTH_WORDS, _MONTH_DIGITS = np.array(
     ),
     np.uint64,
 ).T.copy()
-_LOWER_CASE = int.from_bytes(b"   ", "little")
+_LOWER_CASE = 0x20_20_20
 _DATE_WIDTH = 16
 _SHORTEST_DATE, _LONGEST_DATE, _ISO_LENGTH, _SHORTEST_WITH_TIME = map(
     len, ("1/1/24", "10-Jan-2024", "2024-01-10", "1/1/24 0:00")

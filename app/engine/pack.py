@@ -43,7 +43,6 @@ _HEAD = np.dtype(
 )
 _DATE_OFFSET = 14
 _DATE_BYTES = 4
-_NULL = -1
 _BASE = 10_000
 _WIDEST = 64
 _WORD = 8

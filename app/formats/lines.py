@@ -90,21 +90,16 @@ def find_lines(data: bytes, start: int, behind: int, delimiter: int, width: int,
     stained = (kinds - np.uint8(_FIRST_PRINTABLE) > _PRINTABLE) & ~separates & (kinds != _CR)
     stained[quotes[1:][np.diff(marks[quotes]) == 1]] = True
     places = np.flatnonzero(separates)
-    separators = marks[places]
     last = np.flatnonzero(is_end[places])
+    separators = marks[places]
+    del places
     plain &= np.diff(last, prepend=-1) == width
     _doubt_bad_utf8(octets[:stop], starts, ends_of_lines, plain)
     _doubt_blank(octets, starts, separators, last, plain, width=width, delimiter=delimiter)
-    return Lines(
-        starts + start,
-        stop + start,
-        separators + start,
-        last,
-        np.flatnonzero(~plain).tolist(),
-        width,
-        has_returns,
-        marks[stained] + start,
-    )
+    stains = marks[stained]
+    for positions in (starts, separators, stains):
+        np.add(positions, start, out=positions)
+    return Lines(starts, stop + start, separators, last, np.flatnonzero(~plain).tolist(), width, has_returns, stains)
 
 
 def _marks(octets: _Octets, delimiter: int, *, has_delete: bool) -> Positions:
