@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NamedTuple, Protocol
@@ -51,7 +51,7 @@ STANDING_COLUMNS = (
 """The order of the fields of a judgment that stands already."""
 
 CONFLICT_COLUMNS = ("batch_id", "row_index", "kept_batch_id", "kept_row_index", "case_number", "fields")
-"""The order of the fields of a packed conflict."""
+"""The order of the fields of a packed conflict; where nothing differs, the last one is left to its default."""
 
 _ID_AT, _ID_BYTES = 6, 8
 _DATE_AT = 14
@@ -163,6 +163,19 @@ class Standing:
         return len(self.ends)
 
 
+@dataclass(frozen=True, slots=True)
+class Conflicts:
+    """Duplicates packed as COPY BINARY takes them, in key order: those that are the same as the row that stands, and
+    those that differ from it. ``cents`` are the dollars of all of them.
+    """
+
+    same: bytes
+    different: bytes
+    rows: int
+    differing: int
+    cents: int
+
+
 class Target(Protocol):
     """Where judgments go, within one transaction. Rows come in key order."""
 
@@ -178,6 +191,6 @@ class Target(Protocol):
         """The judgments that stand under the rows' keys; there may be others of neighbouring keys among them."""
         ...
 
-    def keep(self, conflicts: Iterable[bytes]) -> None:
-        """Keep packed conflicts."""
+    def keep(self, conflicts: Sequence[Conflicts]) -> None:
+        """Keep duplicates."""
         ...

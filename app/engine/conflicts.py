@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 import orjson
 
 from app.engine.cells import Flags, Numbers, Octets, windows
-from app.rows import CONFLICT_COLUMNS, VALUE_NAMES, Packed, Standing
+from app.rows import CONFLICT_COLUMNS, VALUE_NAMES, Conflicts, Packed, Standing
 
 _PAD = 64
 _EPOCH = dt.date(2000, 1, 1)
@@ -39,21 +38,7 @@ _HEAD = np.dtype(
         ("key_length", ">i4"),
     ]
 )
-_SAME = b"\x01{}"
-"""No difference, as jsonb is sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conflicts:
-    """Conflicts packed as COPY BINARY takes them in the order of CONFLICT_COLUMNS; ``cents`` are the refused rows' own."""
-
-    octets: bytes
-    rows: int
-    differing: int
-    cents: int
-
-
-NO_CONFLICTS = Conflicts(b"", 0, 0, 0)
+NO_CONFLICTS = Conflicts(b"", b"", 0, 0, 0)
 
 
 def among(rows: Packed, firsts: Flags, before: Packed | None) -> Conflicts:
@@ -80,10 +65,9 @@ def among(rows: Packed, firsts: Flags, before: Packed | None) -> Conflicts:
 def joined(parts: Sequence[Conflicts]) -> Conflicts:
     """All of them, one behind the other."""
     return Conflicts(
-        b"".join(part.octets for part in parts),
-        sum(part.rows for part in parts),
-        sum(part.differing for part in parts),
-        sum(part.cents for part in parts),
+        b"".join(part.same for part in parts),
+        b"".join(part.different for part in parts),
+        *(sum(counts) for counts in zip(*((part.rows, part.differing, part.cents) for part in parts), strict=True)),
     )
 
 
@@ -236,15 +220,8 @@ def _packed(ours: _Judgments, which: Numbers, kept: _Judgments, partners: Number
     if not len(which):
         return NO_CONFLICTS
     same = _same(ours, which, kept, partners)
-    differing = np.flatnonzero(~same)
-    fields = {
-        place: _differences(ours.values(row), kept.values(partner))
-        for place, row, partner in zip(
-            differing.tolist(), which[differing].tolist(), partners[differing].tolist(), strict=True
-        )
-    }
     head = np.empty(len(which), _HEAD)
-    head["count"] = len(CONFLICT_COLUMNS)
+    head["count"] = len(CONFLICT_COLUMNS) - same
     head["batch_length"] = head["kept_batch_length"] = _BATCH_BYTES
     head["row_length"] = head["kept_row_length"] = _LENGTH_BYTES
     head["batch"] = ours.batches(which).view("V16").ravel()
@@ -252,32 +229,38 @@ def _packed(ours: _Judgments, which: Numbers, kept: _Judgments, partners: Number
     head["kept_batch"] = kept.batches(partners).view("V16").ravel()
     head["kept_row_index"] = kept.row_index[partners]
     head["key_length"] = ours.key_lengths[which]
-    octets = _written(head, ours, which, fields)
-    return Conflicts(octets, len(which), len(differing), int(ours.cents[which].sum()))
+    different = np.flatnonzero(~same)
+    pairs = zip(which[different].tolist(), partners[different].tolist(), strict=True)
+    fields = [_differences(ours.values(row), kept.values(partner)) for row, partner in pairs]
+    return Conflicts(
+        _written(head[same], ours, which[same], []),
+        _written(head[different], ours, which[different], fields),
+        len(which),
+        len(different),
+        int(ours.cents[which].sum()),
+    )
 
 
-def _written(head: np.ndarray, ours: _Judgments, which: Numbers, fields: dict[int, bytes]) -> bytes:
-    """Each head with its key and its fields behind it."""
+def _written(head: np.ndarray, ours: _Judgments, which: Numbers, fields: list[bytes]) -> bytes:
+    """Each head with its key behind it, and then its fields, if any row has some."""
+    if not len(which):
+        return b""
     lengths = ours.key_lengths[which]
-    json_lengths = np.full(len(which), len(_SAME))
-    for place, content in fields.items():
-        json_lengths[place] = len(content)
-    ends = np.cumsum(_HEAD.itemsize + lengths + _LENGTH_BYTES + json_lengths)
-    json_at = ends - json_lengths
-    key_at = json_at - _LENGTH_BYTES - lengths
+    sizes = _HEAD.itemsize + lengths
+    if fields:
+        sizes += [len(content) for content in fields]
+    ends = np.cumsum(sizes)
+    heads_at = ends - sizes
+    key_at = heads_at + _HEAD.itemsize
     octets = np.empty(int(ends[-1]) + _PAD, np.uint8)
     # Keys are copied in one width; what stands beyond a key's end is written over by what follows it.
     for first in range(0, int(lengths.max()), _PAD):
         longer = np.flatnonzero(lengths > first)
-        _places(octets, _PAD)[key_at[longer] + first] = windows(
-            ours.octets, ours.key_at[which[longer]] + first, _PAD
-        ).view(f"V{_PAD}")[:, 0]
-    _places(octets, len(_SAME))[json_at] = np.void(_SAME)
-    for place, content in fields.items():
-        start = int(json_at[place])
-        octets[start : start + len(content)] = np.frombuffer(content, np.uint8)
-    np.ndarray((len(octets) - 3,), ">i4", octets, strides=(1,))[json_at - _LENGTH_BYTES] = json_lengths
-    _places(octets, _HEAD.itemsize)[key_at - _HEAD.itemsize] = head.view(f"V{_HEAD.itemsize}")
+        keys = windows(ours.octets, ours.key_at[which[longer]] + first, _PAD)
+        _places(octets, _PAD)[key_at[longer] + first] = keys.view(f"V{_PAD}")[:, 0]
+    for content, end in zip(fields, ends.tolist(), strict=False):
+        octets[end - len(content) : end] = np.frombuffer(content, np.uint8)
+    _places(octets, _HEAD.itemsize)[heads_at] = head.view(f"V{_HEAD.itemsize}")
     return octets[: ends[-1]].tobytes()
 
 
@@ -287,8 +270,9 @@ def _places(octets: Octets, width: int) -> np.ndarray:
 
 
 def _differences(ours: dict[str, str | None], kept: dict[str, str | None]) -> bytes:
-    """Field -> [kept, refused], as jsonb is sent."""
-    return b"\x01" + orjson.dumps({name: [kept[name], ours[name]] for name in VALUE_NAMES if kept[name] != ours[name]})
+    """Field -> [kept, refused], as COPY BINARY takes a jsonb."""
+    found = orjson.dumps({name: [kept[name], ours[name]] for name in VALUE_NAMES if kept[name] != ours[name]})
+    return (len(found) + 1).to_bytes(_LENGTH_BYTES) + b"\x01" + found
 
 
 def _as_texts(keys: Octets) -> list[bytes]:

@@ -6,15 +6,17 @@ Key order is a rule: writers of overlapping batches then wait for each other and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
-from app.engine.conflicts import Conflicts, Meeting, among, joined
+from app.engine.conflicts import Meeting, among, joined
 from app.engine.merge import KeyRange, Portion, read_ahead
-from app.rows import Accepted, Outcome, Packed, Target
+from app.rows import Accepted, Conflicts, Outcome, Packed, Standing, Target
 
 MOST_RANGES = 50
 """Each range is a subtransaction; beyond 64 PostgreSQL's cache of them overflows and every reader slows down."""
@@ -44,53 +46,52 @@ class Loaded:
 
 def load(ranges: Sequence[KeyRange], target: Target, refuse: Callable[[Accepted], None]) -> Loaded:
     """Load every range; ``refuse`` is called with each row that the database itself will not take."""
-    loader = _Loader(target, refuse)
-    with closing(read_ahead(ranges)) as ahead:
-        for number, portions in groupby(ahead, key=itemgetter(0)):
-            loader.load(ranges[number], (portion for _, portion in portions))
-    loader.finish()
+    with ThreadPoolExecutor(1, thread_name_prefix="compare") as pool:
+        loader = _Loader(target, refuse, pool)
+        with closing(read_ahead(ranges)) as ahead:
+            for number, portions in groupby(ahead, key=itemgetter(0)):
+                loader.load(ranges[number], (portion for _, portion in portions))
+        loader.finish()
     return loader.done
 
 
-class _Loader:
-    """Begins optimistic. After the first taken key it asks which judgments stand before it inserts."""
+class _Compared(NamedTuple):
+    """A portion beside the judgments that stand: its first rows of free keys, and its duplicates."""
 
-    def __init__(self, target: Target, refuse: Callable[[Accepted], None]) -> None:
+    free: Packed
+    found: Conflicts
+
+
+class _Loader:
+    """Begins optimistic. After the first taken key it asks which judgments stand before it inserts; a thread compares a
+    range with them while the server answers for the next.
+    """
+
+    def __init__(self, target: Target, refuse: Callable[[Accepted], None], pool: ThreadPoolExecutor) -> None:
         self._target = target
         self._refuse = refuse
+        self._pool = pool
         self._optimistic = True
+        self._asked: tuple[KeyRange, list[Future[_Compared]]] | None = None
         self._held: list[Conflicts] = []
         self._held_bytes = 0
         self.done = Loaded()
 
     def load(self, key_range: KeyRange, portions: Iterator[Portion]) -> None:
-        """Load one range; ``portions`` are its own, which may be read only once."""
-        if self.done.refused:
-            # The first row of a key may be the one that was refused: the database finds who stands in its place.
-            outcome = Outcome.KEY_TAKEN
-        elif self._optimistic:
+        """Load one range, or the one before it; ``portions`` are its own, which may be read only once."""
+        if self._optimistic:
             outcome = self._insert_firsts(portions)
-            if outcome is Outcome.KEY_TAKEN:
-                self._optimistic = False
-                outcome = self._insert_free(key_range.portions())
-        else:
-            outcome = self._insert_free(portions)
-        if outcome is Outcome.KEY_TAKEN:
-            # Another batch has committed one of the keys in between.
-            outcome = self._target.insert_absent(portion.rows for portion in key_range.portions())
-            if outcome is Outcome.LOADED:
-                for portion in key_range.portions():
-                    self._hold_what_others_hold(portion.rows)
-        if outcome is Outcome.REFUSED:
-            for portion in key_range.portions():
-                for first in range(0, len(portion.rows), _SMALL_ROWS):
-                    self._halve(portion.rows.part(first, min(first + _SMALL_ROWS, len(portion.rows))))
+            if outcome is not Outcome.KEY_TAKEN:
+                self._end(key_range, outcome)
+                return
+            self._optimistic = False
+            portions = key_range.portions()
+        self._ask(key_range, portions)
 
     def finish(self) -> None:
-        """Keep the duplicates that are still held."""
-        if self._held:
-            self._target.keep(part.octets for part in self._held)
-        self._held, self._held_bytes = [], 0
+        """Load what was only asked for, and keep the duplicates that are still held."""
+        self._insert_free()
+        self._keep()
 
     def _insert_firsts(self, portions: Iterator[Portion]) -> Outcome:
         """As if no key stood yet."""
@@ -106,23 +107,46 @@ class _Loader:
             self._hold(repeats)
         return outcome
 
-    def _insert_free(self, portions: Iterator[Portion]) -> Outcome:
-        """Ask which judgments stand, then insert the others."""
-        free: list[Packed] = []
-        found: list[Conflicts] = []
+    def _ask(self, key_range: KeyRange, portions: Iterator[Portion]) -> None:
+        """Ask which judgments stand; meanwhile the range before is compared, and then inserted."""
+        compared: list[Future[_Compared]] = []
         for portion in portions:
-            rows = portion.rows
-            meeting = Meeting(rows, self._target.standing(rows))
-            found.append(meeting.conflicts())
-            left = ~meeting.stands
-            if left.any():
-                free.append(rows.chosen(portion.firsts & left))
-                # A key stands for all its rows or for none, so what is left repeats a row of the file.
-                found.append(among(rows.chosen(left), portion.firsts[left], portion.before))
-        outcome = self._target.insert(free) if any(map(len, free)) else Outcome.LOADED
+            standing = self._target.standing(portion.rows)
+            self._insert_free()
+            compared.append(self._pool.submit(_compare, portion, standing))
+        self._asked = key_range, compared
+
+    def _insert_free(self) -> None:
+        """Insert what is free of the range that was asked for."""
+        if self._asked is None:
+            return
+        (key_range, futures), self._asked = self._asked, None
+        compared = [future.result() for future in futures]
+        free = [portion.free for portion in compared if len(portion.free)]
+        outcome = Outcome.LOADED
+        if self.done.refused:
+            # The first row of a key may be one that was refused: the database finds who stands in its place.
+            outcome = Outcome.KEY_TAKEN
+        elif free:
+            outcome = self._target.insert(free)
         if outcome is Outcome.LOADED:
-            self._hold(found)
-        return outcome
+            self._hold([portion.found for portion in compared])
+        self._end(key_range, outcome)
+
+    def _end(self, key_range: KeyRange, outcome: Outcome) -> None:
+        """Make good what was not inserted."""
+        if outcome is Outcome.KEY_TAKEN:
+            # Another batch has committed one of the keys in between.
+            outcome = self._target.insert_absent(portion.rows for portion in key_range.portions())
+            if outcome is Outcome.LOADED:
+                for portion in key_range.portions():
+                    self._hold_what_others_hold(portion.rows)
+        if outcome is Outcome.REFUSED:
+            # From here on nobody knows without asking whether the first row of a key stands.
+            self._optimistic = False
+            for portion in key_range.portions():
+                for first in range(0, len(portion.rows), _SMALL_ROWS):
+                    self._halve(portion.rows.part(first, min(first + _SMALL_ROWS, len(portion.rows))))
 
     def _hold_what_others_hold(self, rows: Packed) -> None:
         """After an insert that left rows out: each row that does not stand itself is a duplicate of the one that does."""
@@ -136,9 +160,14 @@ class _Loader:
         self.done.cents_duplicate += held.cents
         if held.rows:
             self._held.append(held)
-            self._held_bytes += len(held.octets)
+            self._held_bytes += len(held.same) + len(held.different)
             if self._held_bytes >= _HELD_BYTES:
-                self.finish()
+                self._keep()
+
+    def _keep(self) -> None:
+        if self._held:
+            self._target.keep(self._held)
+        self._held, self._held_bytes = [], 0
 
     def _halve(self, rows: Packed) -> None:
         """The database refuses something among these rows: find it."""
@@ -154,3 +183,14 @@ class _Loader:
             self._refuse(row)
             self.done.refused += 1
             self.done.cents_refused += row.cents
+
+
+def _compare(portion: Portion, standing: Standing) -> _Compared:
+    rows = portion.rows
+    meeting = Meeting(rows, standing)
+    left = ~meeting.stands
+    if not left.any():
+        return _Compared(rows.part(0, 0), meeting.conflicts())
+    # A key stands for all its rows or for none, so what is left repeats a row of the file.
+    repeats = among(rows.chosen(left), portion.firsts[left], portion.before)
+    return _Compared(rows.chosen(portion.firsts & left), joined((meeting.conflicts(), repeats)))

@@ -14,10 +14,9 @@ import pyarrow as pa
 
 from app.engine import conflicts
 from app.engine.cells import Flags, Octets
-from app.engine.conflicts import Conflicts
 from app.engine.pack import key_order, taken
 from app.engine.spool import SAMPLE_ROWS, Run
-from app.rows import Packed
+from app.rows import Conflicts, Packed
 
 PORTION_ROWS = 20_000
 _PORTION_BYTES = 4 * 1024 * 1024

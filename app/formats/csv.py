@@ -17,7 +17,7 @@ from app.formats.window import Window
 
 __all__ = ["CsvReader", "Limits"]
 
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 2 * 1024 * 1024
 """So much of a file is checked at once."""
 _BLOCK_RECORDS = 16_384
 """Most records read one by one in a block: progress is shown after each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors
 from sqlalchemy import Connection, text
 
-from app.rows import CONFLICT_COLUMNS, COPY_COLUMNS, STANDING_COLUMNS, Outcome, Packed, Standing
+from app.rows import CONFLICT_COLUMNS, COPY_COLUMNS, STANDING_COLUMNS, Conflicts, Outcome, Packed, Standing
 
 LOCK_TIMEOUT_SECONDS = 60
 """How long a load waits for one key of another batch that has not committed."""
@@ -68,7 +68,9 @@ _STANDING_BETWEEN = (
     ORDER BY case_number LIMIT {most}
 """
 )
-_KEEP = f"COPY intake.row_conflicts ({', '.join(CONFLICT_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
+_KEEP = "COPY intake.row_conflicts ({}) FROM STDIN (FORMAT BINARY)"
+_KEEP_SAME = _KEEP.format(", ".join(CONFLICT_COLUMNS[:-1]))
+_KEEP_DIFFERENT = _KEEP.format(", ".join(CONFLICT_COLUMNS))
 
 
 def reserve_ids(connection: Connection, count: int) -> int:
@@ -166,11 +168,15 @@ class JudgmentTarget:
         self._dense = len(found) * _DENSE > len(rows)
         return found
 
-    def keep(self, conflicts: Iterable[bytes]) -> None:
-        """Keep packed conflicts."""
-        with self._driver.cursor().copy(_KEEP) as copy:
+    def keep(self, conflicts: Sequence[Conflicts]) -> None:
+        """Keep duplicates."""
+        self._send(_KEEP_SAME, (part.same for part in conflicts))
+        self._send(_KEEP_DIFFERENT, (part.different for part in conflicts))
+
+    def _send(self, statement: str, parts: Iterable[bytes]) -> None:
+        with self._driver.cursor().copy(statement.encode()) as copy:
             copy.write(_COPY_HEADER)
-            for octets in conflicts:
+            for octets in parts:
                 for start in range(0, len(octets), _COPY_BYTES):
                     copy.write(octets[start : start + _COPY_BYTES])
                     self._alive()

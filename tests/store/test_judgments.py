@@ -247,7 +247,7 @@ class TestWhatStands:
         (rows,) = packed(batch_id, again)
         found = Meeting(rows, target.standing(rows)).conflicts()
         assert (found.rows, found.differing, found.cents) == (2, 1, 2469_00)
-        target.keep([found.octets])
+        target.keep([found])
         loading.commit()
         fields = {
             "plaintiff_name": [None, "Harrow Lending LLC"],
@@ -293,7 +293,7 @@ class TestRowErrors:
                 "PARSE_ERROR",
                 "Row: x",
                 "parse",
-                '{"_raw": "a\\\\b\\t"}',
+                b'{"_raw": "a\\\\b\\t"}',
                 b"\x00\xffa\\b\t\n",
             )
             for number in range(2_500)
