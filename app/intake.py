@@ -283,7 +283,7 @@ class _Attempt:
             self._settlement.undo_load()
             raise
         row_errors.store(connection, batch.id, findings.errors.take(), lease.waiting)
-        counts = self._balanced_counts(connection, loaded, first_id)
+        counts = self._balanced_counts(connection, loaded, target.kept, first_id)
         lease.stop()
         batches.complete(connection, batch, self._timed(counts, started), self._reading())
         self._settlement.commit()
@@ -303,7 +303,7 @@ class _Attempt:
         raw = self._workshop.blobs.read_range(_key_of(self._batch), row.start, row.end)
         self._findings.refuse(refusals.insert_failed(row, reader.mapping.keys, reader.cells_of(raw), raw))
 
-    def _balanced_counts(self, connection: Connection, loaded: Loaded, first_id: int) -> Counts:
+    def _balanced_counts(self, connection: Connection, loaded: Loaded, conflicts: int, first_id: int) -> Counts:
         """The batch's counts, after the ledger was checked against what the database holds. Raises LedgerError."""
         batch_id, findings = self._batch.id, self._findings
         valid = findings.valid - loaded.refused
@@ -316,7 +316,7 @@ class _Attempt:
             inserted=valid - loaded.duplicates,
             duplicate=loaded.duplicates,
             errors_stored=row_errors.count(connection, batch_id),
-            conflicts_stored=row_errors.count_conflicts(connection, batch_id),
+            conflicts_stored=conflicts,
             judgments_stored=stored,
             dollars_valid=findings.dollars_valid - loaded.dollars_refused,
             dollars_duplicate=loaded.dollars_duplicate,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -82,17 +82,24 @@ def check(findings: Findings, reader: Reader, *, batch_id: UUID, today: dt.date,
     for block, read in islice(blocks, 1):
         findings.add(judge.check(block))
         advance(findings.total, read)
-    pending: list[tuple[Future[Checked], int]] = []
-    # While one thread checks a block, this one finds the records of the next.
+    pending: deque[tuple[Future[Checked], int]] = deque()
+    # While one thread checks a block, this one finds the records of the next; where it gets ahead, it checks one too.
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="check") as pool:
         try:
             for block, read in blocks:
-                pending.append((pool.submit(judge.check, block), read))
-                if len(pending) >= _AHEAD:
-                    _collect(findings, *pending.pop(0), advance)
+                behind = len(pending) >= _AHEAD and not pending[-1][0].done()
+                pending.append((_now(judge, block) if behind else pool.submit(judge.check, block), read))
+                while pending and (len(pending) > _AHEAD or pending[0][0].done()):
+                    _collect(findings, *pending.popleft(), advance)
         finally:
             while pending:
-                _collect(findings, *pending.pop(0), advance)
+                _collect(findings, *pending.popleft(), advance)
+
+
+def _now(judge: Judge, block: Block) -> Future[Checked]:
+    checked: Future[Checked] = Future()
+    checked.set_result(judge.check(block))
+    return checked
 
 
 def _collect(findings: Findings, checking: Future[Checked], read: int, advance: Advance) -> None:

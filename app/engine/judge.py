@@ -78,7 +78,7 @@ class _Memory:
 
 
 class Judge:
-    """Checks blocks of one file; may be called from one thread at a time."""
+    """Checks blocks of one file; may be called from several threads, which share what they know of cells."""
 
     def __init__(self, mapping: Mapping, batch_id: UUID, today: dt.date) -> None:
         self._schema = JudgmentSchema(today=today)

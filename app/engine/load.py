@@ -100,7 +100,7 @@ class _Loader:
         def firsts() -> Iterator[Packed]:
             for portion in portions:
                 repeats.append(portion.repeats)
-                yield portion.rows.chosen(portion.firsts)
+                yield portion.first_rows
 
         outcome = self._target.insert(firsts())
         if outcome is Outcome.LOADED:

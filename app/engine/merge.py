@@ -27,12 +27,13 @@ _HEAVY = 2
 class Portion(NamedTuple):
     """Rows by (case_number, row_index); ``firsts`` marks the first row of each key in the whole file.
 
-    ``before`` is the first row of the key that an earlier portion began, where this one goes on with it; ``repeats`` are
+    ``first_rows`` are those rows. ``before`` is the first row of the key that an earlier portion began, where this one goes on with it; ``repeats`` are
     the rows that are no firsts, as conflicts with those that are.
     """
 
     rows: Packed
     firsts: Flags
+    first_rows: Packed
     before: Packed | None
     repeats: Conflicts
 
@@ -189,7 +190,7 @@ def _read(runs: Sequence[Run], plan: _Plan) -> Portion:
     if plan.begun is not None:
         firsts[0] = False
         before = runs[plan.begun.run].part(plan.begun.first, plan.begun.first + 1)
-    return Portion(rows, firsts, before, conflicts.among(rows, firsts, before))
+    return Portion(rows, firsts, rows.chosen(firsts), before, conflicts.among(rows, firsts, before))
 
 
 def _merged(parts: list[Packed]) -> Packed:

@@ -131,6 +131,8 @@ class JudgmentTarget:
         self._next_id = first_id
         self._alive = alive
         self._dense = False
+        self.kept = 0
+        """Conflicts kept so far, as the server counted them."""
 
     def insert(self, rows: Iterable[Packed]) -> Outcome:
         """COPY the rows under a savepoint."""
@@ -170,11 +172,12 @@ class JudgmentTarget:
 
     def keep(self, conflicts: Sequence[Conflicts]) -> None:
         """Keep duplicates."""
-        self._send(_KEEP_SAME, (part.same for part in conflicts))
-        self._send(_KEEP_DIFFERENT, (part.different for part in conflicts))
+        self.kept += self._send(_KEEP_SAME, (part.same for part in conflicts))
+        self.kept += self._send(_KEEP_DIFFERENT, (part.different for part in conflicts))
 
-    def _send(self, statement: str, parts: Iterable[bytes]) -> None:
-        with self._driver.cursor().copy(statement.encode()) as copy:
+    def _send(self, statement: str, parts: Iterable[bytes]) -> int:
+        cursor = self._driver.cursor()
+        with cursor.copy(statement.encode()) as copy:
             copy.write(_COPY_HEADER)
             for octets in parts:
                 for start in range(0, len(octets), _COPY_BYTES):
@@ -182,6 +185,7 @@ class JudgmentTarget:
                     self._alive()
             copy.write(_COPY_TRAILER)
         self._alive()
+        return cursor.rowcount
 
     def _seek(self, *rows: Packed) -> None:
         self._driver.execute(_SEEK)

@@ -60,14 +60,6 @@ def _packed(batch_id: bytes, error: RowError) -> bytes:
 
 def count(connection: Connection, batch_id: UUID) -> int:
     """How many row errors of the batch are stored."""
-    return _count(connection, "SELECT count(*) FROM intake.row_errors WHERE batch_id = :id", batch_id)
-
-
-def count_conflicts(connection: Connection, batch_id: UUID) -> int:
-    """How many duplicates of the batch are stored."""
-    return _count(connection, "SELECT count(*) FROM intake.row_conflicts WHERE batch_id = :id", batch_id)
-
-
-def _count(connection: Connection, statement: str, batch_id: UUID) -> int:
-    found: Any = connection.execute(text(statement), {"id": batch_id}).scalar_one()
+    statement = text("SELECT count(*) FROM intake.row_errors WHERE batch_id = :id")
+    found: Any = connection.execute(statement, {"id": batch_id}).scalar_one()
     return int(found)
