@@ -8,7 +8,7 @@ import socket
 
 from sqlalchemy import Engine
 
-from app.engine.memory import keep_little
+from app.engine.tuning import tune
 from app.formats.csv import Limits
 from app.intake import Workshop
 from app.settings import Settings
@@ -24,7 +24,7 @@ def begin(settings: Settings) -> None:
     """Called by the composition root, in the main process, before it forks."""
     global _settings, _name  # noqa: PLW0603
     _settings = settings
-    keep_little()
+    tune()
     # The last part tells containers apart that share a host name and all have process 1.
     _name = f"{socket.gethostname()}/{os.getpid()}-{secrets.token_hex(3)}/"
 

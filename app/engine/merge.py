@@ -20,6 +20,8 @@ from app.rows import Conflicts, Packed
 
 PORTION_ROWS = 20_000
 _PORTION_BYTES = 4 * 1024 * 1024
+_FEWEST_PORTIONS = 3
+"""A range of its own for each portion would cost the server ten milliseconds of waiting at the end of each."""
 _AHEAD = 1
 _HEAVY = 2
 
@@ -80,8 +82,8 @@ def key_ranges(runs: Sequence[Run], most: int, *, portion_rows: int = PORTION_RO
     if size > _PORTION_BYTES:
         portion_rows = min(portion_rows, max(1, sum(run.count for run in runs) * _PORTION_BYTES // size))
     plans = _planned(runs, portion_rows)
-    together = -(-len(plans) // most)
-    return [KeyRange(runs, tuple(plans[first : first + together])) for first in range(0, len(plans), together or 1)]
+    together = max(_FEWEST_PORTIONS, -(-len(plans) // most))
+    return [KeyRange(runs, tuple(plans[first : first + together])) for first in range(0, len(plans), together)]
 
 
 def read_ahead(ranges: Sequence[KeyRange]) -> Generator[tuple[int, Portion], None, None]:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from app.engine.memory import keep_little
+from app.engine.tuning import tune
 from app.formats.csv import Limits
 from app.intake import Workshop, ingest
 from app.store import batches
@@ -20,7 +20,7 @@ from app.store.database import open_engine
 def main() -> None:
     """Answer every batch id with one line of JSON."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    keep_little()
+    tune()
     url, storage, spool = sys.argv[1:]
     engine = open_engine(url, pool_size=4)
     workshop = Workshop(
