@@ -276,13 +276,14 @@ class _Attempt:
         connection = self._store_errors()
         self._settlement.begin_load()
         target = judgments.JudgmentTarget(connection, batch.id, first_id=first_id, alive=lease.waiting)
-        loaded = load.load(ranges, target, self._refuse_row)
+        with judgments.Others(engine, batch.id, batch.fence, alive=lease.waiting) as others:
+            loaded = load.load(ranges, target, self._refuse_row, others.standing)
         try:
             self._take_verdict(loaded.refused)
         except _RefusedError:
             self._settlement.undo_load()
             raise
-        row_errors.store(connection, batch.id, findings.errors.take(), lease.waiting)
+        row_errors.store(connection, findings.errors.take(), lease.waiting)
         counts = self._balanced_counts(connection, loaded, target.kept, first_id)
         lease.stop()
         batches.complete(connection, batch, self._timed(counts, started), self._reading())
@@ -292,7 +293,7 @@ class _Attempt:
         """The settlement's connection, with every row error stored that was found so far."""
         connection = self._settlement.connection()
         self._findings.errors.outlet = None
-        row_errors.store(connection, self._batch.id, self._findings.errors.take(), self._lease.waiting)
+        row_errors.store(connection, self._findings.errors.take(), self._lease.waiting)
         return connection
 
     def _refuse_row(self, row: Accepted) -> None:
@@ -301,7 +302,9 @@ class _Attempt:
         if reader is None:
             raise RuntimeError("rows were loaded without a reader")
         raw = self._workshop.blobs.read_range(_key_of(self._batch), row.start, row.end)
-        self._findings.refuse(refusals.insert_failed(row, reader.mapping.keys, reader.cells_of(raw), raw))
+        self._findings.refuse(
+            refusals.insert_failed(self._batch.id.bytes, row, reader.mapping.keys, reader.cells_of(raw), raw)
+        )
 
     def _balanced_counts(self, connection: Connection, loaded: Loaded, conflicts: int, first_id: int) -> Counts:
         """The batch's counts, after the ledger was checked against what the database holds. Raises LedgerError."""

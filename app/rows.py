@@ -16,8 +16,18 @@ Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Places = npt.NDArray[Any]
 
-RowError = tuple[int, int, int, str, str, str, bytes, bytes]
-"""row_index, line_number, row_number, error_code, error_message, error_stage, raw_data as JSON, raw."""
+ERROR_COLUMNS = (
+    "batch_id",
+    "row_index",
+    "line_number",
+    "row_number",
+    "error_code",
+    "error_message",
+    "error_stage",
+    "raw_data",
+    "raw",
+)
+"""The order of the fields of a packed row error."""
 
 COPY_COLUMNS = (
     "id",
@@ -56,6 +66,38 @@ CONFLICT_COLUMNS = ("batch_id", "row_index", "kept_batch_id", "kept_row_index", 
 _ID_AT, _ID_BYTES = 6, 8
 _DATE_AT = 14
 _NULL = b"\xff\xff\xff\xff"
+
+
+_ERROR_HEAD = struct.Struct(">hi16s6i")
+_LENGTH = struct.Struct(">i").pack
+_JSONB_VERSION = b"\x01"
+
+
+class RowError(NamedTuple):
+    """A refused row; ``octets`` is the whole of it as COPY BINARY takes it: a tuple of texts takes four times the memory."""
+
+    row_index: int
+    code: str
+    octets: bytes
+
+
+def pack_error(
+    batch: bytes,
+    row_index: int,
+    line_number: int,
+    row_number: int,
+    *,
+    code: str,
+    message: str,
+    stage: str,
+    raw_data: bytes,
+    raw: bytes,
+) -> RowError:
+    """Pack a refused row. ``batch`` are the id's 16 bytes, ``raw_data`` is JSON, ``raw`` the record's exact bytes."""
+    parts = [_ERROR_HEAD.pack(len(ERROR_COLUMNS), 16, batch, 4, row_index, 4, line_number, 4, row_number)]
+    for content in (code.encode(), message.encode(), stage.encode(), _JSONB_VERSION + raw_data, raw):
+        parts += (_LENGTH(len(content)), content)
+    return RowError(row_index, code, b"".join(parts))
 
 
 PLACE = np.dtype([("row_number", np.int32), ("length", np.int32), ("start", np.int64)])

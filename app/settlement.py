@@ -13,7 +13,6 @@ from typing import Self
 
 from sqlalchemy import Connection, Engine, text
 
-from app.rows import RowError
 from app.store import judgments, row_errors
 from app.store.batches import Batch
 
@@ -32,7 +31,7 @@ class Settlement:
         self._batch = batch
         self._moved = moved
         self._connection: Connection | None = None
-        self._pending: queue.Queue[list[RowError] | None] = queue.Queue(_PENDING)
+        self._pending: queue.Queue[list[bytes] | None] = queue.Queue(_PENDING)
         self._abandoned = threading.Event()
         self._problem: BaseException | None = None
         self._writer: threading.Thread | None = None
@@ -50,8 +49,8 @@ class Settlement:
             # Rolls back what was not committed.
             self._connection.close()
 
-    def store(self, errors: list[RowError]) -> None:
-        """Have errors stored while the caller goes on; waits while enough of them are under way.
+    def store(self, errors: list[bytes]) -> None:
+        """Have packed errors stored while the caller goes on; waits while enough of them are under way.
 
         Raises what storing earlier ones has raised.
         """
@@ -88,7 +87,7 @@ class Settlement:
             judgments.begin_load(self._connection, self._batch.id, self._batch.fence)
         return self._connection
 
-    def _put(self, errors: list[RowError] | None) -> None:
+    def _put(self, errors: list[bytes] | None) -> None:
         while self._problem is None:
             try:
                 self._pending.put(errors, timeout=_GLANCE_SECONDS)
@@ -101,11 +100,11 @@ class Settlement:
         try:
             connection = self._begun()
             while (errors := self._next()) is not None:
-                row_errors.store(connection, self._batch.id, errors, self._moved)
+                row_errors.store(connection, errors, self._moved)
         except BaseException as problem:
             self._problem = problem
 
-    def _next(self) -> list[RowError] | None:
+    def _next(self) -> list[bytes] | None:
         while not self._abandoned.is_set():
             try:
                 return self._pending.get(timeout=_GLANCE_SECONDS)

@@ -63,8 +63,8 @@ def engine() -> Engine:
 
 def _make(chosen: Settings) -> Workshop:
     return Workshop(
-        # An attempt's settlement, its heartbeat, a change of state meanwhile, and one to spare for the reconciler.
-        engine=open_engine(chosen.require_database_url(), pool_size=4, pool_timeout=30),
+        # An attempt's settlement, its heartbeat, what it asks meanwhile (two at most), one to spare for the reconciler.
+        engine=open_engine(chosen.require_database_url(), pool_size=5, pool_timeout=30),
         blobs=open_blobs(chosen.storage),
         spool=chosen.spool,
         limits=Limits(max_record_bytes=chosen.max_record_bytes, max_columns=chosen.max_columns),

@@ -56,8 +56,8 @@ class Findings:
 
     def refuse(self, error: RowError) -> None:
         """Keep one refused row."""
-        self.errors.append(error)
-        self.error_counts[error[3]] += 1
+        self.errors.append(error.octets)
+        self.error_counts[error.code] += 1
 
     def add(self, checked: Checked) -> None:
         """Keep what was found in one block."""

@@ -97,7 +97,7 @@ class Judge:
             self._judge_plain(block, block.plain, found)
         for row in block.rows:
             self._judge_row(block, row, found)
-        found.refused += [parse_error(block, self._keys, damaged) for damaged in block.damaged]
+        found.refused += [parse_error(self._batch_id.bytes, block, self._keys, damaged) for damaged in block.damaged]
         found.refused.sort(key=lambda error: error[0])
         total = (0 if block.plain is None else len(block.plain)) + len(block.rows) + len(block.damaged)
         values = found.values()
@@ -143,7 +143,7 @@ class Judge:
 
     def _refuse_plain(self, block: Block, plain: Plain, faults: dict[int, Faults], found: _Found) -> None:
         # Number by number, NumPy's own conversions would take as long as all the rest.
-        which = sorted(faults)
+        which, batch = sorted(faults), self._batch_id.bytes
         columns = (plain.row_index, plain.line_number, plain.row_number, plain.starts, plain.record_ends)
         numbers = np.stack([column[which] for column in columns], axis=1).tolist()
         delimiter = chr(block.data[int(plain.ends[which[0], 0])])
@@ -151,7 +151,7 @@ class Judge:
             raw = block.data[start:end]
             cells = block.cells(index) if b'"' in raw else tuple(raw.rstrip(b"\r\n").decode().split(delimiter))
             place = Place(row_index, line_number, row_number, start + block.offset, end + block.offset)
-            found.refused.append(row_error(place, self._keys, cells, raw, faults[index]))
+            found.refused.append(row_error(batch, place, self._keys, cells, raw=raw, faults=faults[index]))
 
     def _judge_row(self, block: Block, row: Row, found: _Found) -> None:
         values: dict[str, int | bytes | None] = {}
@@ -166,10 +166,14 @@ class Judge:
                 values[name] = known.value
         if row.continuations and any(self._is_a_row(cells) for cells in row.continuations):
             problem = "found a quoted cell that spans lines which are rows by themselves, expected its closing quote"
-            found.refused.append(parse_error(block, self._keys, Damaged(row.place, problem, row.cells)))
+            found.refused.append(
+                parse_error(self._batch_id.bytes, block, self._keys, Damaged(row.place, problem, row.cells))
+            )
         elif faults:
             raw = block.raw(row.place)
-            found.refused.append(row_error(row.place, self._keys, row.cells, raw, faults))
+            found.refused.append(
+                row_error(self._batch_id.bytes, row.place, self._keys, row.cells, raw=raw, faults=faults)
+            )
         else:
             found.add_row(row, values)
 

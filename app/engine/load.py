@@ -5,6 +5,7 @@ Key order is a rule: writers of overlapping batches then wait for each other and
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -23,6 +24,8 @@ MOST_RANGES = 50
 
 _HELD_BYTES = 4 * 1024 * 1024
 _SMALL_ROWS = 500
+_COMPARING = 2
+"""Threads: one waits for the server while the other compares."""
 
 
 @dataclass(slots=True)
@@ -44,10 +47,15 @@ class Loaded:
         return Decimal(self.cents_refused) / 100
 
 
-def load(ranges: Sequence[KeyRange], target: Target, refuse: Callable[[Accepted], None]) -> Loaded:
-    """Load every range; ``refuse`` is called with each row that the database itself will not take."""
-    with ThreadPoolExecutor(1, thread_name_prefix="compare") as pool:
-        loader = _Loader(target, refuse, pool)
+def load(
+    ranges: Sequence[KeyRange], target: Target, refuse: Callable[[Accepted], None], ask: Callable[[Packed], Standing]
+) -> Loaded:
+    """Load every range; ``refuse`` is called with each row that the database itself will not take.
+
+    ``ask`` tells which judgments of others stand under the rows' keys; it is called from other threads, one at a time.
+    """
+    with ThreadPoolExecutor(_COMPARING, thread_name_prefix="compare") as pool:
+        loader = _Loader(target, refuse, ask, pool)
         with closing(read_ahead(ranges)) as ahead:
             for number, portions in groupby(ahead, key=itemgetter(0)):
                 loader.load(ranges[number], (portion for _, portion in portions))
@@ -63,13 +71,21 @@ class _Compared(NamedTuple):
 
 
 class _Loader:
-    """Begins optimistic. After the first taken key it asks which judgments stand before it inserts; a thread compares a
-    range with them while the server answers for the next.
+    """Begins optimistic. After the first taken key it asks which judgments stand before it inserts; threads ask for the next
+    range and compare it while this one is inserted and its duplicates are kept.
     """
 
-    def __init__(self, target: Target, refuse: Callable[[Accepted], None], pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        target: Target,
+        refuse: Callable[[Accepted], None],
+        ask: Callable[[Packed], Standing],
+        pool: ThreadPoolExecutor,
+    ) -> None:
         self._target = target
         self._refuse = refuse
+        self._ask_others = ask
+        self._asking = threading.Lock()
         self._pool = pool
         self._optimistic = True
         self._asked: tuple[KeyRange, list[Future[_Compared]]] | None = None
@@ -108,13 +124,22 @@ class _Loader:
         return outcome
 
     def _ask(self, key_range: KeyRange, portions: Iterator[Portion]) -> None:
-        """Ask which judgments stand; meanwhile the range before is compared, and then inserted."""
-        compared: list[Future[_Compared]] = []
-        for portion in portions:
-            standing = self._target.standing(portion.rows)
-            self._insert_free()
-            compared.append(self._pool.submit(_compare, portion, standing))
+        """Have it found out which judgments stand; meanwhile the range before is inserted."""
+        compared = [self._pool.submit(self._compare, portion) for portion in portions]
+        self._insert_free()
         self._asked = key_range, compared
+
+    def _compare(self, portion: Portion) -> _Compared:
+        rows = portion.rows
+        with self._asking:
+            standing = self._ask_others(rows)
+        meeting = Meeting(rows, standing)
+        left = ~meeting.stands
+        if not left.any():
+            return _Compared(rows.part(0, 0), meeting.conflicts())
+        # A key stands for all its rows or for none, so what is left repeats a row of the file.
+        repeats = among(rows.chosen(left), portion.firsts[left], portion.before)
+        return _Compared(rows.chosen(portion.firsts & left), joined((meeting.conflicts(), repeats)))
 
     def _insert_free(self) -> None:
         """Insert what is free of the range that was asked for."""
@@ -183,14 +208,3 @@ class _Loader:
             self._refuse(row)
             self.done.refused += 1
             self.done.cents_refused += row.cents
-
-
-def _compare(portion: Portion, standing: Standing) -> _Compared:
-    rows = portion.rows
-    meeting = Meeting(rows, standing)
-    left = ~meeting.stands
-    if not left.any():
-        return _Compared(rows.part(0, 0), meeting.conflicts())
-    # A key stands for all its rows or for none, so what is left repeats a row of the file.
-    repeats = among(rows.chosen(left), portion.firsts[left], portion.before)
-    return _Compared(rows.chosen(portion.firsts & left), joined((meeting.conflicts(), repeats)))

@@ -9,28 +9,29 @@ import orjson
 from app.block import Block, Damaged, Place
 from app.errors import CATALOGUE
 from app.judgment import Fault
-from app.rows import Accepted, RowError
+from app.rows import Accepted, RowError, pack_error
 
 Faults = list[tuple[str, Fault]]
 """Header -> fault, in the order in which the faults are ranked."""
 
 
-def row_error(place: Place, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes, faults: Faults) -> RowError:
-    """The error of a well-formed row; ``keys`` name its cells."""
+def row_error(
+    batch: bytes, place: Place, keys: tuple[str, ...], cells: tuple[str, ...], *, raw: bytes, faults: Faults
+) -> RowError:
+    """The error of a well-formed row of the batch with this id; ``keys`` name its cells."""
     where = "; ".join(f"column {header}: {fault.message}" for header, fault in faults)
-    return (
-        place.row_index,
-        place.line_number,
-        place.row_number,
-        faults[0][1].code,
-        _storable(f"Row {place.row_number:,}, {where}."),
-        "validate",
-        _raw_data(keys, cells),
-        raw,
+    return pack_error(
+        batch,
+        *place[:3],
+        code=faults[0][1].code,
+        message=_storable(f"Row {place.row_number:,}, {where}."),
+        stage="validate",
+        raw_data=_raw_data(keys, cells),
+        raw=raw,
     )
 
 
-def parse_error(block: Block, keys: tuple[str, ...], damaged: Damaged) -> RowError:
+def parse_error(batch: bytes, block: Block, keys: tuple[str, ...], damaged: Damaged) -> RowError:
     """The error of a record that could not be split."""
     place = damaged.place
     raw = block.raw(place)
@@ -38,30 +39,28 @@ def parse_error(block: Block, keys: tuple[str, ...], damaged: Damaged) -> RowErr
         shown = _raw_data(keys, damaged.cells)
     else:
         shown = _raw_data(("_raw",), (raw.decode(errors="backslashreplace").rstrip("\r\n"),))
-    return (
-        place.row_index,
-        place.line_number,
-        place.row_number,
-        "PARSE_ERROR",
-        f"Row {place.row_number:,}: {damaged.problem}.",
-        "parse",
-        shown,
-        raw,
+    return pack_error(
+        batch,
+        *place[:3],
+        code="PARSE_ERROR",
+        message=f"Row {place.row_number:,}: {damaged.problem}.",
+        stage="parse",
+        raw_data=shown,
+        raw=raw,
     )
 
 
-def insert_failed(row: Accepted, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes) -> RowError:
+def insert_failed(batch: bytes, row: Accepted, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes) -> RowError:
     """The error of an accepted row that the database itself refused."""
     message = f"Row {row.row_number:,}: {CATALOGUE['INSERT_FAILED'].sentence}"
-    return (
-        row.row_index,
-        row.line_number,
-        row.row_number,
-        "INSERT_FAILED",
-        message,
-        "upsert",
-        _raw_data(keys, cells),
-        raw,
+    return pack_error(
+        batch,
+        *row[:3],
+        code="INSERT_FAILED",
+        message=message,
+        stage="upsert",
+        raw_data=_raw_data(keys, cells),
+        raw=raw,
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import shutil
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -16,79 +14,52 @@ from uuid import UUID
 import numpy as np
 
 from app.engine.cells import Numbers, Octets
-from app.rows import PLACE, Packed, RowError
+from app.rows import PLACE, Packed
 
 _ERROR_BYTES = 4 * 1024 * 1024
-_LENGTH = struct.Struct("<I")
-# What a tuple of short texts takes in memory beyond its characters.
-_ERROR_OVERHEAD = 600
 SAMPLE_ROWS = 128
 """Of so many rows of a run, the key of one is kept in memory."""
 
 
-class _ChunkFile:
-    """Lists of plain tuples, one behind the other in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("wb")
-
-    def append(self, rows: list[Any]) -> None:
-        """Write one chunk."""
-        content = marshal.dumps(rows)
-        self._file.write(_LENGTH.pack(len(content)))
-        self._file.write(content)
-
-    def close(self) -> None:
-        """Write out what is buffered; a full disk shows here at the latest."""
-        self._file.close()
-
-    def chunks(self) -> Iterator[list[Any]]:
-        """All chunks; nothing can be appended any more."""
-        self.close()
-        with self._path.open("rb") as file:
-            while head := file.read(_LENGTH.size):
-                # Written by this very attempt, in a folder that only this user may enter.
-                yield marshal.loads(file.read(_LENGTH.unpack(head)[0]))  # noqa: S302
-
-
 class ErrorSpool:
-    """Row errors in file order. A few stay in memory; many go to ``outlet`` where there is one, else to the disk."""
+    """Packed row errors in file order. A few stay in memory; many go to ``outlet`` where there is one, else to the disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: _ChunkFile | None = None
-        self._buffer: list[RowError] = []
+        self._file: BinaryIO | None = None
+        self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self.count = 0
         """All that were ever appended."""
-        self.outlet: Callable[[list[RowError]], None] | None = None
+        self.outlet: Callable[[list[bytes]], None] | None = None
         """Takes a few megabytes of errors at a time, which are forgotten here."""
 
-    def append(self, error: RowError) -> None:
+    def append(self, error: bytes) -> None:
         """Keep one more. Raises OSError where the disk is full, and whatever the outlet raises."""
         self._buffer.append(error)
-        self._buffered_bytes += len(error[6]) + len(error[7]) + _ERROR_OVERHEAD
+        self._buffered_bytes += len(error)
         self.count += 1
         if self._buffered_bytes > _ERROR_BYTES:
             full, self._buffer, self._buffered_bytes = self._buffer, [], 0
             if self.outlet is not None:
                 self.outlet(full)
                 return
-            self._file = self._file or _ChunkFile(self._path)
-            self._file.append(full)
+            self._file = self._file or self._path.open("wb+")
+            self._file.writelines(full)
 
     def close(self) -> None:
         """Give the file back."""
         if self._file is not None:
             self._file.close()
 
-    def take(self) -> Iterator[RowError]:
-        """What is still here; it is forgotten as it is read."""
+    def take(self) -> Iterator[bytes]:
+        """What is still here, in pieces of one or more errors; it is forgotten as it is read."""
         if self._file is not None:
-            file, self._file = self._file, None
-            for chunk in file.chunks():
-                yield from chunk
+            with self._file as file:
+                self._file = None
+                file.seek(0)
+                while piece := file.read(_ERROR_BYTES):
+                    yield piece
         rest, self._buffer, self._buffered_bytes = self._buffer, [], 0
         yield from rest
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import numpy as np
 import psycopg
 from psycopg import errors
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from app.rows import CONFLICT_COLUMNS, COPY_COLUMNS, STANDING_COLUMNS, Conflicts, Outcome, Packed, Standing
 
@@ -130,7 +130,7 @@ class JudgmentTarget:
         self._driver: psycopg.Connection[Any] = _driver(connection)
         self._next_id = first_id
         self._alive = alive
-        self._dense = False
+        self._reading = _Reading(self._driver, alive)
         self.kept = 0
         """Conflicts kept so far, as the server counted them."""
 
@@ -150,25 +150,8 @@ class JudgmentTarget:
         return self._under_savepoint(write)
 
     def standing(self, rows: Packed) -> Standing:
-        """The judgments that stand under the rows' keys, in key order.
-
-        Where most keys of the last rows stood, all judgments between the first key and the last are read in one walk of
-        the index, as long as they are not many more than the keys; else each key is looked up by itself.
-        """
-        if not len(rows):
-            return Standing(np.empty(0, np.uint8), np.empty(0, np.int64))
-        if self._dense:
-            most = len(rows) * _DENSE
-            self._seek(rows.part(0, 1), rows.part(len(rows) - 1, len(rows)))
-            found = self._read(_STANDING_BETWEEN.format(most=most))
-            if len(found) < most:
-                return found
-            self._dense = False
-        else:
-            self._seek(rows)
-        found = self._read(_STANDING_BY_KEY)
-        self._dense = len(found) * _DENSE > len(rows)
-        return found
+        """The judgments that stand under the rows' keys, those of this load among them, in key order."""
+        return self._reading.standing(rows)
 
     def keep(self, conflicts: Sequence[Conflicts]) -> None:
         """Keep duplicates."""
@@ -186,19 +169,6 @@ class JudgmentTarget:
             copy.write(_COPY_TRAILER)
         self._alive()
         return cursor.rowcount
-
-    def _seek(self, *rows: Packed) -> None:
-        self._driver.execute(_SEEK)
-        with self._driver.cursor().copy("COPY pg_temp.sought_keys FROM STDIN (FORMAT BINARY)") as copy:
-            copy.write(_COPY_HEADER + b"".join(_key_record(key) for part in rows for key in part.key_octets()))
-            copy.write(_COPY_TRAILER)
-        self._alive()
-
-    def _read(self, statement: str) -> Standing:
-        found = self._driver.execute(statement.encode(), binary=True).fetchone()
-        self._alive()
-        content, lengths = found if found and found[0] is not None else (b"", b"")
-        return Standing(np.frombuffer(content, np.uint8), np.cumsum(np.frombuffer(lengths, ">i4"), dtype=np.int64))
 
     def _copy(self, table: str, rows: Iterable[Packed]) -> None:
         statement = f"COPY {table} ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
@@ -233,6 +203,79 @@ class JudgmentTarget:
         self._next_id = first_id
         self._alive()
         return outcome
+
+
+class Others:
+    """What other batches have committed, read on a connection of its own: beside the load, which it does not see.
+
+    The connection is taken when it is first needed.
+    """
+
+    def __init__(self, engine: Engine, batch_id: UUID, fence: int, *, alive: Callable[[], None] = lambda: None) -> None:
+        self._engine = engine
+        self._batch_id = batch_id
+        self._fence = fence
+        self._alive = alive
+        self._connection: Connection | None = None
+        self._reading: _Reading | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def standing(self, rows: Packed) -> Standing:
+        """The judgments of others that stand under the rows' keys, in key order; from one thread at a time."""
+        if self._reading is None:
+            self._connection = self._engine.connect()
+            begin_load(self._connection, self._batch_id, self._fence)
+            self._reading = _Reading(_driver(self._connection), self._alive)
+        return self._reading.standing(rows)
+
+
+class _Reading:
+    """Judgments by their keys, on a connection within a transaction."""
+
+    def __init__(self, driver: psycopg.Connection[Any], alive: Callable[[], None]) -> None:
+        self._driver = driver
+        self._alive = alive
+        self._dense = False
+
+    def standing(self, rows: Packed) -> Standing:
+        """The judgments that stand under the rows' keys, in key order.
+
+        Where most keys of the last rows stood, all judgments between the first key and the last are read in one walk of
+        the index, as long as they are not many more than the keys; else each key is looked up by itself.
+        """
+        if not len(rows):
+            return Standing(np.empty(0, np.uint8), np.empty(0, np.int64))
+        if self._dense:
+            most = len(rows) * _DENSE
+            self._seek(rows.part(0, 1), rows.part(len(rows) - 1, len(rows)))
+            found = self._read(_STANDING_BETWEEN.format(most=most))
+            if len(found) < most:
+                return found
+            self._dense = False
+        else:
+            self._seek(rows)
+        found = self._read(_STANDING_BY_KEY)
+        self._dense = len(found) * _DENSE > len(rows)
+        return found
+
+    def _seek(self, *rows: Packed) -> None:
+        self._driver.execute(_SEEK)
+        with self._driver.cursor().copy("COPY pg_temp.sought_keys FROM STDIN (FORMAT BINARY)") as copy:
+            copy.write(_COPY_HEADER + b"".join(_key_record(key) for part in rows for key in part.key_octets()))
+            copy.write(_COPY_TRAILER)
+        self._alive()
+
+    def _read(self, statement: str) -> Standing:
+        found = self._driver.execute(statement.encode(), binary=True).fetchone()
+        self._alive()
+        content, lengths = found if found and found[0] is not None else (b"", b"")
+        return Standing(np.frombuffer(content, np.uint8), np.cumsum(np.frombuffer(lengths, ">i4"), dtype=np.int64))
 
 
 def _key_record(key: bytes) -> bytes:

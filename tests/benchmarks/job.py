@@ -22,7 +22,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     tune()
     url, storage, spool = sys.argv[1:]
-    engine = open_engine(url, pool_size=4)
+    engine = open_engine(url, pool_size=5)
     workshop = Workshop(
         engine=engine,
         blobs=open_blobs(storage),

@@ -22,7 +22,7 @@ from app.engine.spool import Spool
 from app.formats import csv
 from app.formats.csv import CsvReader, Limits
 from app.formats.lines import Lines
-from app.rows import COPY_COLUMNS, Packed
+from app.rows import COPY_COLUMNS, ERROR_COLUMNS, Packed
 
 BATCH = UUID("5f0c3a0e-8f0e-4a56-9b0b-0d7f6f1d2c3b")
 TODAY = dt.date(2024, 12, 31)
@@ -83,9 +83,28 @@ def checked(data: bytes, folder: Path, *, today: dt.date = TODAY, limits: Limits
         for key_range in merge.key_ranges(findings.rows.runs, 50):
             for portion in key_range.portions():
                 rows += unpacked(portion.rows)
-        refused = {error[0]: error for error in findings.errors.take()}
+        refused = {error[0]: error for error in unpacked_errors(b"".join(findings.errors.take()))}
     assert [row["case_number"].encode() for row in rows] == sorted(row["case_number"].encode() for row in rows)
     return Checked({row["row_index"]: row for row in rows}, refused, findings)
+
+
+def unpacked_errors(octets: bytes) -> Iterator[tuple[Any, ...]]:
+    """Packed errors: row_index, line_number, row_number, code, message, stage, raw_data as JSON, raw."""
+    at = 0
+    while at < len(octets):
+        fields, at = _fields_at(octets, at, len(ERROR_COLUMNS))
+        batch, *numbers = fields[:4]
+        assert batch == BATCH.bytes
+        code, message, stage, raw_data, raw = fields[4:]
+        assert raw_data.startswith(b"\x01")
+        yield (
+            *(int.from_bytes(number) for number in numbers),
+            code.decode(),
+            message.decode(),
+            stage.decode(),
+            raw_data[1:],
+            raw,
+        )
 
 
 def unpacked(rows: Packed) -> list[dict[str, Any]]:
@@ -102,18 +121,24 @@ def unpacked(rows: Packed) -> list[dict[str, Any]]:
     return found
 
 
-def _fields(record: bytes) -> list[bytes | None]:
-    (count,) = struct.unpack_from(">h", record)
-    assert count == len(COPY_COLUMNS)
-    cells: list[bytes | None] = []
-    at = 2
-    for _ in range(count):
-        (length,) = struct.unpack_from(">i", record, at)
-        at += 4
-        cells.append(None if length < 0 else record[at : at + length])
-        at += max(length, 0)
+def _fields(record: bytes) -> list[Any]:
+    cells, at = _fields_at(record, 0, len(COPY_COLUMNS))
     assert at == len(record)
     return cells
+
+
+def _fields_at(octets: bytes, at: int, expected: int) -> tuple[list[Any], int]:
+    """The fields of the record there, and where it ends."""
+    (count,) = struct.unpack_from(">h", octets, at)
+    assert count == expected
+    cells: list[bytes | None] = []
+    at += 2
+    for _ in range(count):
+        (length,) = struct.unpack_from(">i", octets, at)
+        at += 4
+        cells.append(None if length < 0 else octets[at : at + length])
+        at += max(length, 0)
+    return cells, at
 
 
 def _value(name: str, cell: bytes | None) -> Any:

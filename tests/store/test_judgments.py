@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, text
 from app.engine.cells import PAD
 from app.engine.conflicts import Meeting
 from app.engine.pack import TEXTS, Values, pack
-from app.rows import PLACE, Outcome, Packed, Standing
+from app.rows import PLACE, Outcome, Packed, Standing, pack_error
 from app.store import judgments, row_errors
 from app.store.judgments import JudgmentTarget
 from tests.conftest import Look
@@ -287,21 +287,22 @@ class TestBeginLoad:
 class TestRowErrors:
     def test_they_are_stored_and_counted(self, database: Engine, batch_id: UUID, look: Look) -> None:
         found = [
-            (
+            pack_error(
+                batch_id.bytes,
                 number,
                 number + 2,
                 number + 2,
-                "PARSE_ERROR",
-                "Row: x",
-                "parse",
-                b'{"_raw": "a\\\\b\\t"}',
-                b"\x00\xffa\\b\t\n",
-            )
+                code="PARSE_ERROR",
+                message="Row: x",
+                stage="parse",
+                raw_data=b'{"_raw": "a\\\\b\\t"}',
+                raw=b"\x00\xffa\\b\t\n",
+            ).octets
             for number in range(2_500)
         ]
         ticks: list[None] = []
         with database.begin() as connection:
-            row_errors.store(connection, batch_id, found, lambda: ticks.append(None))
+            row_errors.store(connection, found, lambda: ticks.append(None))
             assert row_errors.count(connection, batch_id) == 2_500
         assert len(ticks) >= 3
         assert look.rows(
