@@ -20,7 +20,7 @@ Advance = Callable[[int, int], None]
 """Called with rows checked and bytes read so far; raises to end the attempt."""
 
 _THREADS = 1
-_AHEAD = 2
+_AHEAD = 3
 
 
 @dataclass(slots=True)
