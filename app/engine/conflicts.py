@@ -10,13 +10,16 @@ import numpy as np
 import orjson
 
 from app.engine.cells import Flags, Numbers, Octets, windows
+from app.engine.pack import place_of
 from app.rows import CONFLICT_COLUMNS, VALUE_NAMES, Conflicts, Packed, Standing
 
 _PAD = 64
 _EPOCH = dt.date(2000, 1, 1)
 _UNDATED = np.iinfo(np.int32).min
 # Places in a packed row: the date's length and days, then all else four bytes earlier where there is no date.
-_DATE_AT, _DAYS_AT, _DIGITS_AT, _BATCH_AT, _ROW_AT, _KEY_AT = 14, 18, 34, 46, 66, 78
+_DATE_AT, _DIGITS_AT, _BATCH_AT, _ROW_AT, _KEY_AT = map(
+    place_of, ("date_length", "amount", "batch", "row_index", "case_number_length")
+)
 # Places in a judgment that stands.
 _KEPT_BATCH_AT, _KEPT_ROW_AT, _KEPT_CENTS_AT, _KEPT_KEY_AT = 12, 36, 48, 60
 _TYPE_BYTES = 4

@@ -49,6 +49,14 @@ _WORD = 8
 _PREFIX = 4
 
 
+def place_of(field: str) -> int:
+    """Where a field of fixed length, or its length, begins in a packed row that has a date."""
+    fields = _HEAD.fields
+    if fields is None:
+        raise TypeError("the head has no fields")
+    return int(fields[field][1])
+
+
 @dataclass(frozen=True, slots=True)
 class Values:
     """Accepted rows by columns, in file order. A text of length -1 is NULL; so is a date where ``dated`` is false."""
