@@ -53,7 +53,8 @@ _SURROUNDINGS = (
     StorageError,
     OSError,
 )
-_RELEASE_TRIES = 30
+_RELEASE_TRIES, _RELEASE_SECONDS = 300, 0.1
+"""Often enough that a database which comes back hears of the release before somebody finds the lease run out."""
 _UPLOAD_AGAIN = "upload it again from the original, then retry the batch."
 
 
@@ -381,7 +382,7 @@ def _release(workshop: Workshop, batch: Batch, problem: Exception, *, counts_aga
             with workshop.engine.begin() as connection:
                 batches.release(connection, batch, counts_against_batch=counts_against_batch)
         except SQLAlchemyError:
-            time.sleep(1)
+            time.sleep(_RELEASE_SECONDS)
         else:
             return
     log.warning("claim left to its lease", batch_id=str(batch.id), fence=batch.fence)
