@@ -1,4 +1,4 @@
-"""The row errors: written by COPY at the end of an attempt, counted for the ledger, resolved by people."""
+"""The row errors: written by COPY within the transaction in which an attempt ends, counted for the ledger, resolved by people."""
 
 from __future__ import annotations
 
