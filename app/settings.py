@@ -24,6 +24,9 @@ _MIB = 1024 * _KIB
 _GIB = 1024 * _MIB
 _MIN_ADMIN_KEY = 20
 
+SOURCES = ("simplicity", "jbi", "foil", "manual")
+"""Those of app.batch, which this leaf may not import; a test holds them together."""
+
 
 class SettingsError(Exception):
     """A setting is missing or breaks its rule; the message names the variable and what it takes."""
@@ -57,6 +60,45 @@ def _admin_key(text: str) -> str:
     if len(text) < _MIN_ADMIN_KEY:
         raise ValueError(f"must have at least {_MIN_ADMIN_KEY} characters, found {len(text)}")
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A threshold: ``default``, and another one for each source that has its own."""
+
+    default: float
+    by_source: tuple[tuple[str, float], ...] = ()
+
+    def __str__(self) -> str:
+        return ",".join([f"{self.default:g}", *(f"{source}={limit:g}" for source, limit in self.by_source)])
+
+
+def _percent(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 100:  # noqa: PLR2004
+        raise ValueError(f"must be a percentage from 0 to 100, found {text!r}")
+    return number
+
+
+def _percent_by_source(text: str) -> Limit:
+    default: float | None = None
+    by_source: dict[str, float] = {}
+    for part in text.split(","):
+        source, equals, number = (word.strip() for word in part.rpartition("="))
+        if equals and source in SOURCES and source not in by_source:
+            by_source[source] = _percent(number)
+        elif not equals and default is None:
+            default = _percent(number)
+        else:
+            raise ValueError(
+                f"must be a percentage, then any of {', '.join(f'{name}=N' for name in SOURCES)}; found {text!r}"
+            )
+    if default is None:
+        raise ValueError(f"must begin with a percentage that holds for every other source, found {text!r}")
+    return Limit(default, tuple(by_source.items()))
 
 
 def _host_names(text: str) -> tuple[str, ...]:
@@ -107,6 +149,55 @@ class Settings:
     )
     postgrest_url: str | None = _setting("POSTGREST_URL", "PostgREST, whose schema cache the sentinel watches", None)
     otel_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces go", None)
+    runbook_url: str | None = _setting(
+        "RUNBOOK_URL", "Where docs/RUNBOOK_OPS.md is published; alerts link to its sections", None
+    )
+    sentinel_stuck_minutes: int = _setting(
+        "SENTINEL_STUCK_MINUTES",
+        "A batch that is staging, validating or inserting for longer, in minutes, is stuck",
+        10,
+        _whole_number(1),
+    )
+    sentinel_error_percent: Limit = _setting(
+        "SENTINEL_ERROR_PERCENT",
+        "Error rate of the last 60 minutes above which the sentinel warns, in percent;"
+        " sources may have their own: `15,foil=30`",
+        Limit(15),
+        _percent_by_source,
+    )
+    sentinel_backlog_minutes: int = _setting(
+        "SENTINEL_BACKLOG_MINUTES", "A batch that waits for longer, in minutes, is a backlog", 10, _whole_number(1)
+    )
+    sentinel_worker_seconds: int = _setting(
+        "SENTINEL_WORKER_SECONDS", "A worker that is silent for longer, in seconds, is dead", 60, _whole_number(10)
+    )
+    sentinel_canary_seconds: int = _setting(
+        "SENTINEL_CANARY_SECONDS",
+        "A queue from which a canary has not come back for longer, in seconds, has no worker",
+        180,
+        _whole_number(10),
+    )
+    sentinel_beat_seconds: int = _setting(
+        "SENTINEL_BEAT_SECONDS", "Beat, when it is silent for longer, in seconds, is dead", 60, _whole_number(10)
+    )
+    sentinel_webhook_minutes: int = _setting(
+        "SENTINEL_WEBHOOK_MINUTES",
+        "An alert that cannot be sent for longer, in minutes, is a fault",
+        10,
+        _whole_number(1),
+    )
+    sentinel_disk_percent: float = _setting(
+        "SENTINEL_DISK_PERCENT",
+        "Free disk space, in percent, below which the sentinel warns; below half of it the disk is critical",
+        10.0,
+        _percent,
+    )
+    sentinel_duplicate_percent: Limit = _setting(
+        "SENTINEL_DUPLICATE_PERCENT",
+        "Duplicates per hundred valid rows of the last 60 minutes above which the sentinel warns; sources as above",
+        Limit(50),
+        _percent_by_source,
+    )
     max_record_bytes: int = _setting(
         "MAX_RECORD_BYTES", "Largest record of a file, in bytes", 1 * _MIB, _whole_number(1024, 64 * _MIB)
     )
@@ -259,6 +350,8 @@ def settings_as_markdown() -> str:
 def _shown(default: Any) -> str:
     if default is None:
         return "not set"
+    if isinstance(default, float):
+        default = f"{default:g}"
     return f"`{','.join(default) if isinstance(default, tuple) else default}`"
 
 

@@ -33,6 +33,11 @@ TABLES = (
     "intake.batches",
     "ops.api_keys",
     "ops.workers",
+    "ops.alerts",
+    "ops.canaries",
+    "ops.heartbeats",
+    "ops.sentinel_flips",
+    "ops.sentinel_runs",
 )
 """What a test may fill, in the order in which it is emptied; the error catalogue belongs to the migrations."""
 LARGE_BYTES = 16 * 1024 * 1024

@@ -154,5 +154,75 @@ workers = Table(
     Column("broker_seen_at", _TIME),
     Column("started_at", _TIME, nullable=False),
     Column("last_seen_at", _TIME, nullable=False),
+    Column("disk_free_percent", Numeric(5, 2)),
+    schema="ops",
+)
+
+heartbeats = Table(
+    "heartbeats",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("started_at", _TIME, nullable=False),
+    Column("seen_at", _TIME, nullable=False),
+    schema="ops",
+)
+
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("sent_at", _TIME, nullable=False),
+    Column("answered_at", _TIME),
+    Column("answered_by", Text),
+    schema="ops",
+)
+
+sentinel_runs = Table(
+    "sentinel_runs",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("started_at", _TIME, nullable=False),
+    Column("duration_ms", Integer, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("overall_status", Text, nullable=False),
+    Column("findings", JSONB, nullable=False),
+    schema="ops",
+)
+
+sentinel_flips = Table(
+    "sentinel_flips",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("check_name", Text, nullable=False),
+    Column("level_before", Text, nullable=False),
+    Column("level_after", Text, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("unhealthy_since", _TIME),
+    Column("message", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+    schema="ops",
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("dedupe_key", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("check_name", Text, nullable=False),
+    Column("level", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("details", JSONB, nullable=False),
+    Column("happened_at", _TIME, nullable=False),
+    Column("unhealthy_since", _TIME),
+    Column("created_at", _TIME, nullable=False),
+    Column("not_before", _TIME, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("sent_at", _TIME),
+    Column("failed_at", _TIME),
+    Column("problem", Text),
+    Column("webhook", Text),
     schema="ops",
 )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import app.batch
+import app.settings
 from app.settings import Settings, SettingsError, read_run_file
 
 REPOSITORY = Path(__file__).parents[2]
@@ -260,3 +262,20 @@ class TestOnlyReader:
     def test_settings_does_read_it(self) -> None:
         assert environment_reads((REPOSITORY / "app" / "settings.py").read_text(encoding="utf-8")) != []
         assert os.environ["HOME"].endswith("user")
+
+
+class TestLimitsBySource:
+    def test_a_source_may_have_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SENTINEL_ERROR_PERCENT", "12.5, foil=30,jbi=5")
+        found = Settings.load().sentinel_error_percent
+        assert (found.default, dict(found.by_source)) == (12.5, {"foil": 30, "jbi": 5})
+        assert str(found) == "12.5,foil=30,jbi=5"
+
+    @pytest.mark.parametrize("text", ["foil=30", "15,nobody=3", "15,20", "15,foil=1,foil=2", "101", "many", "15,foil="])
+    def test_anything_else_is_refused(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        monkeypatch.setenv("SENTINEL_ERROR_PERCENT", text)
+        with pytest.raises(SettingsError, match="SENTINEL_ERROR_PERCENT"):
+            Settings.load()
+
+    def test_the_sources_are_those_of_the_batches(self) -> None:
+        assert app.settings.SOURCES == app.batch.SOURCES
