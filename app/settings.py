@@ -19,6 +19,8 @@ DEFAULT_HOME = "~/.local/share/dragonfly"
 RUN_FILE = "run.json"
 """In the home while a local stack runs: the addresses of its servers, for every other command."""
 
+_BY_FILE = "_FILE"
+
 _KIB = 1024
 _MIB = 1024 * _KIB
 _GIB = 1024 * _MIB
@@ -59,6 +61,13 @@ def _env_name(text: str) -> str:
 def _admin_key(text: str) -> str:
     if len(text) < _MIN_ADMIN_KEY:
         raise ValueError(f"must have at least {_MIN_ADMIN_KEY} characters, found {len(text)}")
+    return text
+
+
+def _user_and_password(text: str) -> str:
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise ValueError("must be a user and a password with a colon between them")
     return text
 
 
@@ -123,6 +132,13 @@ class Settings:
         "DATABASE_DIRECT_URL", "The same database without a pooler, as the owner: migrations, locks", None, secret=True
     )
     redis_url: str | None = _setting("REDIS_URL", "The broker", None, secret=True)
+    flower_basic_auth: str | None = _setting(
+        "FLOWER_BASIC_AUTH",
+        "Flower's user and password, as `user:password`; `dragonfly up` makes them",
+        None,
+        _user_and_password,
+        secret=True,
+    )
     storage_url: str | None = _setting(
         "STORAGE_URL", "Where uploaded files are kept: a folder (default HOME/blobs), s3://, gs:// or az://", None
     )
@@ -169,7 +185,7 @@ class Settings:
         "SENTINEL_BACKLOG_MINUTES", "A batch that waits for longer, in minutes, is a backlog", 10, _whole_number(1)
     )
     sentinel_worker_seconds: int = _setting(
-        "SENTINEL_WORKER_SECONDS", "A worker that is silent for longer, in seconds, is dead", 60, _whole_number(10)
+        "SENTINEL_WORKER_SECONDS", "A worker that is silent for longer, in seconds, is dead", 30, _whole_number(10)
     )
     sentinel_canary_seconds: int = _setting(
         "SENTINEL_CANARY_SECONDS",
@@ -224,7 +240,7 @@ class Settings:
         layered: dict[str, str] = {}
         for source in (dotenv_values(".env"), dotenv_values(f".env.{chosen_env}"), environment):
             # An empty value means "not set", as compose and shells write it.
-            layered.update({name: value for name, value in source.items() if value})
+            layered.update(_with_secret_files({name: value for name, value in source.items() if value}))
         layered["DRAGONFLY_ENV"] = chosen_env
         if home is not None:
             layered["DRAGONFLY_HOME"] = str(home)
@@ -301,6 +317,33 @@ def inherited_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def secret_variables() -> tuple[str, ...]:
+    """The variables that hold a secret; each may be given as ``VARIABLE_FILE`` instead, the path of a file that holds it."""
+    return tuple(entry.metadata["variable"] for entry in dataclasses.fields(Settings) if entry.metadata["secret"])
+
+
+def _with_secret_files(source: Mapping[str, str]) -> dict[str, str]:
+    """The variables of one source, with the content of each secret's file as its value.
+
+    Raises SettingsError where a secret is given twice, or its file cannot be read.
+    """
+    found = dict(source)
+    for variable in secret_variables():
+        path = found.pop(variable + _BY_FILE, None)
+        if path is None:
+            continue
+        if variable in found:
+            raise SettingsError(f"{variable} and {variable}{_BY_FILE} are both set: set one of them.")
+        try:
+            value = Path(path).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as problem:
+            reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+            raise SettingsError(f"{variable}{_BY_FILE} names {path}, which cannot be read: {reason}.") from None
+        if value:
+            found[variable] = value
+    return found
+
+
 def _values_from(layered: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for entry in dataclasses.fields(Settings):
@@ -335,7 +378,8 @@ def settings_as_markdown() -> str:
         "A variable is taken from the environment, else from `.env.dev` or `.env.prod` in the working directory, else from `.env`",
         "there; an empty value counts as not set. `--home`, `--env` and `--port` win over their variables. An address that is",
         "set nowhere is that of the local stack that runs on the home, if one does. A secret is a value to keep to yourself: it",
-        "is a key, or an address with a password in it.",
+        "is a key, or an address with a password in it; it may be given as `VARIABLE_FILE` instead, the path of a file that holds",
+        "it (line ends at its end do not count, an empty file counts as not set), which keeps it out of the environment.",
         "",
         "| variable | default | what it is for |",
         "|---|---|---|",

@@ -199,7 +199,9 @@ def _application(
         "DRAGONFLY_SECRET_KEY": wanted.secret_key or home.secret("secret_key"),
         "PYTHONUNBUFFERED": "1",
     }
-    env = {**wanted.env, **{name: value for name, value in chosen.items() if value is not None}}
+    # A secret that the starter was given by file has been read; given twice it would be refused.
+    inherited = {name: value for name, value in wanted.env.items() if name.removesuffix("_FILE") not in chosen}
+    env = {**inherited, **{name: value for name, value in chosen.items() if value is not None}}
     gunicorn = [
         sys.executable,
         "-m",

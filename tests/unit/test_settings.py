@@ -11,7 +11,7 @@ import pytest
 
 import app.batch
 import app.settings
-from app.settings import Settings, SettingsError, read_run_file
+from app.settings import Settings, SettingsError, read_run_file, secret_variables
 
 REPOSITORY = Path(__file__).parents[2]
 VARIABLES = [entry.metadata["variable"] for entry in dataclasses.fields(Settings)]
@@ -32,6 +32,7 @@ DOCUMENTED_VARIABLES = {
     "LEASE_SECONDS",
     "DISCORD_WEBHOOK_URL",
     "DISCORD_ALLOWED_HOSTS",
+    "FLOWER_BASIC_AUTH",
     "POSTGREST_URL",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
@@ -42,6 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, a home of its own and none of the variables set."""
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(f"{variable}_FILE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -154,6 +156,11 @@ class TestRefusals:
             ("LEASE_SECONDS", "1.5", "LEASE_SECONDS must be a whole number, found '1.5'."),
             ("DRAGONFLY_ENV", "staging", "DRAGONFLY_ENV must be dev or prod, found 'staging'."),
             ("DRAGONFLY_ADMIN_KEY", "short", "DRAGONFLY_ADMIN_KEY must have at least 20 characters, found 5."),
+            (
+                "FLOWER_BASIC_AUTH",
+                "hunter2",
+                "FLOWER_BASIC_AUTH must be a user and a password with a colon between them.",
+            ),
         ],
     )
     def test_a_value_that_breaks_its_rule_is_answered_with_a_sentence(
@@ -189,6 +196,58 @@ class TestRefusals:
         with pytest.raises(SettingsError) as refused:
             Settings.load()
         assert "hunter2" not in str(refused.value)
+
+
+class TestSecretsByFile:
+    @pytest.mark.parametrize("variable", secret_variables())
+    def test_a_secret_is_read_from_the_file_that_its_variable_names(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    ) -> None:
+        (folder / "secret").write_text("user:a password of many characters \r\n\n")
+        monkeypatch.setenv(f"{variable}_FILE", str(folder / "secret"))
+        (name,) = [entry.name for entry in dataclasses.fields(Settings) if entry.metadata["variable"] == variable]
+        assert getattr(Settings.load(), name) == "user:a password of many characters "
+
+    def test_given_both_ways_it_is_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / "secret").write_text("redis://one")
+        monkeypatch.setenv("REDIS_URL_FILE", str(folder / "secret"))
+        monkeypatch.setenv("REDIS_URL", "redis://two")
+        with pytest.raises(SettingsError) as refused:
+            Settings.load()
+        assert str(refused.value) == "REDIS_URL and REDIS_URL_FILE are both set: set one of them."
+
+    def test_the_environments_file_wins_over_the_value_of_a_lesser_source(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (folder / ".env").write_text("REDIS_URL=redis://lesser\nDATABASE_URL_FILE=database\n")
+        (folder / "database").write_text("postgresql://lesser")
+        (folder / "secret").write_text("redis://environment")
+        monkeypatch.setenv("REDIS_URL_FILE", str(folder / "secret"))
+        monkeypatch.setenv("DATABASE_URL", "postgresql://environment")
+        settings = Settings.load()
+        assert (settings.redis_url, settings.database_url) == ("redis://environment", "postgresql://environment")
+
+    def test_an_empty_file_is_no_secret(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder / "secret").write_text("\n")
+        monkeypatch.setenv("DISCORD_WEBHOOK_URL_FILE", str(folder / "secret"))
+        assert Settings.load().discord_webhook_url is None
+
+    def test_a_file_that_cannot_be_read_is_answered_with_the_variable_and_the_path(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL_FILE", str(folder / "gone"))
+        with pytest.raises(SettingsError) as refused:
+            Settings.load()
+        assert str(refused.value) == (
+            f"DATABASE_URL_FILE names {folder / 'gone'}, which cannot be read: No such file or directory."
+        )
+        (folder / "gone").write_bytes(b"\xff\xfe")
+        with pytest.raises(SettingsError, match="cannot be read: it is not UTF-8"):
+            Settings.load()
+
+    def test_only_a_secret_is_read_from_a_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PORT_FILE", str(folder / "gone"))
+        assert Settings.load().port == 8000
 
 
 class TestDocumentation:
