@@ -17,7 +17,7 @@ _VISIBILITY_TIMEOUT_SECONDS = 6 * 3600
 GRACE_SECONDS = 8
 """On shutdown a running batch has this long to end before it is handed over."""
 
-app = Celery("dragonfly", include=["tasks.ingest", "tasks.housekeeping"])
+app = Celery("dragonfly", include=["tasks.ingest", "tasks.housekeeping"], task_cls="tasks.failure:ReticentTask")
 
 
 def configure(settings: Settings) -> Celery:

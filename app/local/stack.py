@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import http.client
+import importlib.util
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ SERVICE_ROLE = "service_role"
 READY_FILE_VARIABLE = "DRAGONFLY_READY_FILE"
 """Celery's worker and beat cannot be asked over HTTP: each creates the file that this variable names once it works."""
 _FLOWER_USER = "dragonfly"
+_FLOWER_CONFIGURATION = "monitoring.flower"
 _LOOPBACK = "127.0.0.1"
 _MIB = 1024 * 1024
 _FREE_BYTES_FIRST = 256 * _MIB
@@ -199,8 +201,11 @@ def _application(
         "DRAGONFLY_SECRET_KEY": wanted.secret_key or home.secret("secret_key"),
         "PYTHONUNBUFFERED": "1",
     }
-    # A secret that the starter was given by file has been read; given twice it would be refused.
-    inherited = {name: value for name, value in wanted.env.items() if name.removesuffix("_FILE") not in chosen}
+    # Not among Flower's arguments, which every user of the machine can read.
+    for_flower = {"FLOWER_BASIC_AUTH": f"{addresses.flower_user}:{addresses.flower_password}"}
+    # A secret that the starter was given by file would be given twice, and refused.
+    decided = {*chosen, *for_flower}
+    inherited = {name: value for name, value in wanted.env.items() if name.removesuffix("_FILE") not in decided}
     env = {**inherited, **{name: value for name, value in chosen.items() if value is not None}}
     gunicorn = [
         sys.executable,
@@ -245,9 +250,14 @@ def _application(
         ),
         Child(
             name="flower",
-            command=[*celery, "flower", f"--address={_LOOPBACK}", f"--port={flower_port}"],
-            # Not among the arguments, which every user of the machine can read.
-            env={**env, "FLOWER_BASIC_AUTH": f"{addresses.flower_user}:{addresses.flower_password}"},
+            command=[
+                *celery,
+                "flower",
+                f"--conf={_file_of(_FLOWER_CONFIGURATION)}",
+                f"--address={_LOOPBACK}",
+                f"--port={flower_port}",
+            ],
+            env={**env, **for_flower},
             ready=lambda: _answers(addresses.flower_url + "/healthcheck"),
             needs=queues,
             stop_seconds=10,
@@ -276,6 +286,14 @@ def _announced(
         stop_seconds=stop_seconds,
         hurry_signal=hurry_signal,
     )
+
+
+def _file_of(module: str) -> str:
+    """The module's file. Raises LocalStackError where it is not installed."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise LocalStackError(f"{module} is not installed beside app: install the whole package.")
+    return spec.origin
 
 
 def _answers(url: str) -> bool:
