@@ -21,6 +21,7 @@ from app.local import LocalStackError, stack
 from app.local.console import Console
 from app.local.home import Home, read_run, running_pid
 from app.settings import Settings, SettingsError, inherited_environment
+from monitoring.command import sentinel
 
 _ADMIN_KEY = "admin_key"
 _SHOWN = ""
@@ -121,7 +122,7 @@ def info(settings: Settings, as_json: bool) -> None:
         click.echo(f"{name:<20} {value or 'not set'}")
 
 
-for command in (ingest, retry, cancel, keys):
+for command in (ingest, retry, cancel, keys, sentinel):
     dragonfly.add_command(command)
 
 

@@ -14,10 +14,13 @@ QUEUES = (WATCH_QUEUE, *PRIORITIES)
 
 _SOCKET_TIMEOUT_SECONDS = 2
 _VISIBILITY_TIMEOUT_SECONDS = 6 * 3600
+_BEAT_LOOP_SECONDS = 5
 GRACE_SECONDS = 8
 """On shutdown a running batch has this long to end before it is handed over."""
 
-app = Celery("dragonfly", include=["tasks.ingest", "tasks.housekeeping"], task_cls="tasks.failure:ReticentTask")
+app = Celery(
+    "dragonfly", include=["tasks.ingest", "tasks.housekeeping", "tasks.canary"], task_cls="tasks.failure:ReticentTask"
+)
 
 
 def configure(settings: Settings) -> Celery:
@@ -63,6 +66,8 @@ def configure(settings: Settings) -> Celery:
         worker_redirect_stdouts=False,
         timezone="UTC",
         enable_utc=True,
+        # Each turn of beat's loop is a sign of life.
+        beat_max_loop_interval=_BEAT_LOOP_SECONDS,
         beat_scheduler="tasks.schedule:SingleScheduler",
         beat_schedule=_SCHEDULE,
     )

@@ -1,5 +1,6 @@
 """The reconciler: in every worker, whatever its consumer does. It finds claimable batches whose hints were lost and hints
-again; without a broker it works on them itself. It also keeps the worker's row and, at the end, returns its leases.
+again; without a broker it works on them itself. It also keeps the worker's row, stands in for a sentinel that does not run
+and, at the end, returns the worker's leases.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import intake
 from app.store import batches, workers
+from monitoring import disk
 from tasks import process
 from tasks.app import QUEUES
 from tasks.hints import publish, waiting
+from tasks.sentinel import Watch
 
 log = structlog.get_logger()
 
@@ -63,9 +66,11 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
     def _run(self, parent: Any) -> None:
         tick = min(_LONGEST_TICK_SECONDS, process.settings().lease_seconds / 5)
         swept = -_SWEEP_SECONDS
+        watch = Watch(parent.app)
         while not self._stopping.wait(tick):
             try:
                 self._tick(parent)
+                watch.stand_in()
                 if time.monotonic() - swept >= _SWEEP_SECONDS:
                     swept = time.monotonic()
                     intake.sweep_spool(process.workshop())
@@ -87,6 +92,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 concurrency=parent.concurrency or 0,
                 version=importlib.metadata.version("dragonfly"),
                 broker=self._broker_answers,
+                disk_free_percent=disk.free_percent(process.settings()),
             )
         in_queues = waiting(parent.app)
         self._broker_answers = in_queues is not None

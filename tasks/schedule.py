@@ -8,9 +8,13 @@ from typing import Any
 import psycopg
 import structlog
 from celery.beat import PersistentScheduler
+from sqlalchemy.exc import SQLAlchemyError
 
+from app.store import watch
 from app.store.database import connect
+from monitoring.checks import BEAT
 from tasks import process
+from tasks.sentinel import Watch
 
 log = structlog.get_logger()
 
@@ -28,11 +32,22 @@ class SingleScheduler(PersistentScheduler):  # type: ignore[misc]
         self._url = process.settings().require_database_direct_url()
         self._connection: psycopg.Connection[Any] | None = None
         self._told = threading.Event()
+        self._seen = False
         super().__init__(*args, **kwargs)
+        self._watch = Watch(self.app)
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """Fire what is due and return the seconds until the next is; on standby fire nothing."""
-        if self._holds_the_lock():
+        """Fire what is due and return the seconds until the next is; on standby fire nothing.
+
+        The sentinel runs from here as well, even while the database, and with it the lock, cannot be asked.
+        """
+        held = self._holds_the_lock()
+        if held is False:
+            self._watch.pause()
+        else:
+            self._watch.go()
+        if held:
+            self._show_life()
             return float(super().tick(*args, **kwargs))
         return _STANDBY_SECONDS
 
@@ -42,7 +57,16 @@ class SingleScheduler(PersistentScheduler):  # type: ignore[misc]
         if self._connection is not None:
             self._connection.close()
 
-    def _holds_the_lock(self) -> bool:
+    def _show_life(self) -> None:
+        try:
+            with process.engine().begin() as connection:
+                watch.beat(connection, BEAT, begins=not self._seen)
+            self._seen = True
+        except SQLAlchemyError as trouble:
+            log.warning("beat could not show that it lives", trouble=type(trouble).__name__)
+
+    def _holds_the_lock(self) -> bool | None:
+        """Whether the lock is ours; None where the database does not say."""
         try:
             if self._connection is None:
                 self._connection = connect(self._url)
@@ -57,7 +81,7 @@ class SingleScheduler(PersistentScheduler):  # type: ignore[misc]
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
-            return False
+            return None
         if held and held[0]:
             self._told.clear()
             return True

@@ -17,14 +17,17 @@ def seen(
     concurrency: int,
     version: str,
     broker: bool,
+    disk_free_percent: float | None,
 ) -> None:
-    """This worker lives; ``broker`` is whether it reaches the broker."""
+    """This worker lives; ``broker`` is whether it reaches the broker, the disk the fullest of those it writes to."""
     connection.execute(
         text(
             """
-            INSERT INTO ops.workers (name, host, pid, queues, concurrency, version, broker_seen_at)
-            VALUES (:name, :host, :pid, :queues, :concurrency, :version, CASE WHEN :broker THEN clock_timestamp() END)
+            INSERT INTO ops.workers (name, host, pid, queues, concurrency, version, disk_free_percent, broker_seen_at)
+            VALUES (:name, :host, :pid, :queues, :concurrency, :version, :disk,
+                CASE WHEN :broker THEN clock_timestamp() END)
             ON CONFLICT (name) DO UPDATE SET last_seen_at = clock_timestamp(),
+                disk_free_percent = excluded.disk_free_percent,
                 broker_seen_at = coalesce(excluded.broker_seen_at, workers.broker_seen_at)
             """
         ),
@@ -36,6 +39,7 @@ def seen(
             "concurrency": concurrency,
             "version": version,
             "broker": broker,
+            "disk": disk_free_percent,
         },
     )
 

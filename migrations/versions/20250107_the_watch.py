@@ -83,6 +83,11 @@ CREATE INDEX alerts_waiting_idx ON ops.alerts (id) WHERE sent_at IS NULL;
 CREATE INDEX alerts_sent_at_idx ON ops.alerts (sent_at);
 """
 
+# The rates of the last 60 minutes are asked for every minute, by the time at which a batch ended.
+_INDEX = """
+CREATE INDEX batches_completed_at_idx ON intake.batches (completed_at) WHERE completed_at IS NOT NULL;
+"""
+
 _RIGHTS = """
 GRANT SELECT, INSERT, UPDATE, DELETE ON ops.heartbeats, ops.canaries, ops.sentinel_runs, ops.sentinel_flips, ops.alerts
     TO service_role;
@@ -91,7 +96,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ops.heartbeats, ops.canaries, ops.sentin
 
 def upgrade() -> None:
     """Add the tables of the watch."""
-    for statement in (_SIGNS_OF_LIFE, _SENTINEL, _ALERTS, _RIGHTS):
+    for statement in (_SIGNS_OF_LIFE, _SENTINEL, _ALERTS, _INDEX, _RIGHTS):
         op.execute(statement)
 
 
@@ -100,6 +105,7 @@ def downgrade() -> None:
     op.execute(
         """
         DROP TABLE ops.alerts, ops.sentinel_flips, ops.sentinel_runs, ops.canaries, ops.heartbeats;
+        DROP INDEX intake.batches_completed_at_idx;
         ALTER TABLE ops.workers DROP COLUMN disk_free_percent;
         """
     )

@@ -19,6 +19,7 @@ def seen(engine: Engine, **overrides: Any) -> None:
         "concurrency": 2,
         "version": "0.1.0",
         "broker": True,
+        "disk_free_percent": 50.0,
         **overrides,
     }
     with engine.begin() as connection:
@@ -63,3 +64,11 @@ def test_one_not_seen_for_a_day_is_forgotten(database: Engine, look: Look) -> No
     with database.begin() as connection:
         assert workers.forget_gone(connection) == 1
     assert look.rows("SELECT name FROM ops.workers") == [("host/10/",)]
+
+
+def test_the_free_disk_is_the_last_one_told(database: Engine, look: Look) -> None:
+    seen(database, disk_free_percent=81.256)
+    seen(database, disk_free_percent=12.3)
+    seen(database, name="other/2/", disk_free_percent=None)
+    found = dict(look.rows("SELECT name, disk_free_percent FROM ops.workers"))
+    assert {name: free and float(free) for name, free in found.items()} == {"host/1/": 12.3, "other/2/": None}

@@ -1,0 +1,392 @@
+"""The checks, one function each: what it looks at, its threshold from the settings, and what it says.
+
+A check is given the scene and returns one finding, whose message names the figure and the threshold. A check that cannot
+run raises; the sentinel makes that CRITICAL with its reason. ``CHECKS`` has them in the order in which they are reported.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from app.batch import PRIORITIES, RUNNING, State
+from app.settings import Limit, Settings
+from app.store import alerts, watch
+from monitoring.discord import webhook_of
+from monitoring.report import Finding, Level
+from monitoring.schema_cache import SchemaCache
+
+RATE_MINUTES = 60
+BEAT = "beat"
+_LEDGER_ROWS = 200_000
+"""So many rows of older batches are counted again in one run; the next run goes on behind them."""
+_ORDER_OF_STATES = [state for state in State if state in RUNNING]
+
+
+class Broker(Protocol):
+    """What the sentinel asks of the broker: a Redis client with timeouts has it."""
+
+    def ping(self) -> Any:
+        """Raises where the broker does not answer."""
+
+    def llen(self, name: str) -> Any:
+        """The length of a queue."""
+
+
+class CannotRunError(Exception):
+    """A check cannot run; the message is the reason, in words, without secrets and without rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a check may look at. ``now`` and ``started_at`` are by the database's clock.
+
+    ``grace_seconds`` after ``started_at``, a check without data is no longer one that waits for them. ``previous`` has the
+    findings of the last recorded run, by name.
+    """
+
+    settings: Settings
+    engine: Engine
+    connection: Connection
+    now: dt.datetime
+    started_at: dt.datetime
+    grace_seconds: float
+    broker: Broker | None = None
+    schema_cache: SchemaCache | None = None
+    local_disk_free_percent: float | None = None
+    previous: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def begins(self) -> bool:
+        """Whether data that are not there yet may still come."""
+        return (self.now - self.started_at).total_seconds() < self.grace_seconds
+
+
+def database(scene: Scene) -> Finding:
+    """PostgreSQL answers, and takes writes."""
+    if scene.connection.exec_driver_sql("SHOW transaction_read_only").scalar() == "on":
+        return Finding("database", Level.CRITICAL, "PostgreSQL takes no writes: it is read-only")
+    return Finding("database", Level.HEALTHY, "PostgreSQL answers")
+
+
+def stuck_batches(scene: Scene) -> Finding:
+    """Batches that a worker should have brought further: a state is left within minutes, or its lease runs out."""
+    limit = scene.settings.sentinel_stuck_minutes
+    found = watch.overdue(scene.connection, [state.value for state in _ORDER_OF_STATES], limit)
+    count = sum(overdue.count for overdue in found)
+    if not count:
+        return Finding("stuck_batches", Level.HEALTHY, f"No batch stuck > {limit}m", {"threshold_minutes": limit})
+    states = ", ".join(f"{overdue.status}({overdue.count})" for overdue in found)
+    return Finding(
+        "stuck_batches",
+        Level.CRITICAL,
+        f"{count} {_batches(count)} stuck > {limit}m: {states}",
+        {"threshold_minutes": limit, "count": count, **_overdue_details(found)},
+    )
+
+
+def error_spike(scene: Scene) -> Finding:
+    """The error rate of the rows read within the last 60 minutes, failed batches included."""
+    limit = scene.settings.sentinel_error_percent
+    rates = _rates(watch.rows_of_last(scene.connection, RATE_MINUTES), limit, lambda rows: (rows.invalid, rows.total))
+    return _rate_finding("error_spike", "Error rate", rates, limit)
+
+
+def schema_cache(scene: Scene) -> Finding:
+    """PostgREST knows the schema; where it does not, it is told to read it again."""
+    if scene.schema_cache is None:
+        return Finding("schema_cache", Level.HEALTHY, "Skipped: POSTGREST_URL is not set", {"skipped": True})
+    return scene.schema_cache.check(scene.engine)
+
+
+def ledger(scene: Scene) -> Finding:
+    """The books of finished batches: the last hour's, those that were wrong in the last run, and the next older ones."""
+    before = scene.previous.get("ledger", {}).get("details", {})
+    cursor = before.get("counted_to")
+    after = None if cursor is None else dt.datetime.fromisoformat(cursor)
+    older = watch.books_after(scene.connection, after, most_rows=_LEDGER_ROWS)
+    books = {
+        found.batch_id: found
+        for found in (
+            *watch.books_of_last(scene.connection, RATE_MINUTES),
+            *watch.books_of(scene.connection, [UUID(text) for text in before.get("batch_ids", ())]),
+            *older,
+        )
+    }
+    wrong = [found for found in books.values() if found.wrong]
+    # At the end of the books it begins again.
+    details: dict[str, Any] = {
+        "batches_counted": len(books),
+        "counted_to": older[-1].completed_at.isoformat() if older else None,
+    }
+    if not wrong:
+        return Finding("ledger", Level.HEALTHY, f"The books of {len(books)} {_batches(len(books))} balance", details)
+    return Finding(
+        "ledger",
+        Level.CRITICAL,
+        f"The books of {len(wrong)} {_batches(len(wrong))} do not balance (0 allowed): {'; '.join(wrong[0].wrong)}",
+        {**details, "count": len(wrong), "batch_ids": [str(found.batch_id) for found in wrong[:100]]},
+    )
+
+
+def backlog(scene: Scene) -> Finding:
+    """Batches that nobody has taken."""
+    limit = scene.settings.sentinel_backlog_minutes
+    found = watch.overdue(scene.connection, [State.UPLOADED.value], limit)
+    if not found:
+        return Finding("backlog", Level.HEALTHY, f"No batch waits > {limit}m", {"threshold_minutes": limit})
+    count, oldest = found[0].count, found[0].oldest_seconds
+    return Finding(
+        "backlog",
+        Level.WARNING,
+        f"{count} {_batches(count)} waiting > {limit}m, the oldest for {oldest / 60:.0f}m",
+        {"threshold_minutes": limit, "count": count, **_overdue_details(found)},
+    )
+
+
+def workers(scene: Scene) -> Finding:
+    """Workers that fell silent without signing off, and queues from which the canary does not come back."""
+    limit = scene.settings.sentinel_worker_seconds
+    seen = watch.seen_workers(scene.connection)
+    if scene.begins:
+        # What an earlier stack left behind tells nothing about this one, whose workers may be starting.
+        seen = [worker for worker in seen if worker.last_seen_at >= scene.started_at]
+    alive = [worker for worker in seen if worker.silent_seconds <= limit]
+    dead = _not_replaced([worker for worker in seen if worker.silent_seconds > limit], alive)
+    details: dict[str, Any] = {
+        "threshold_seconds": limit,
+        "alive": len(alive),
+        "dead": [{"worker": worker.name, "silent_seconds": round(worker.silent_seconds)} for worker in dead],
+    }
+    if dead:
+        longest = max(worker.silent_seconds for worker in dead)
+        message = f"{len(dead)} of {len(alive) + len(dead)} workers dead: silent for {longest:.0f}s > {limit}s"
+        return Finding("workers", Level.CRITICAL, message, details)
+    if not alive:
+        if scene.begins:
+            return Finding("workers", Level.HEALTHY, "Waiting for the first worker", {**details, "waiting": True})
+        return Finding("workers", Level.CRITICAL, "0 workers alive, at least 1 expected", details)
+    return _canary_finding(scene, alive, details)
+
+
+def beat(scene: Scene) -> Finding:
+    """Beat's scheduler ticks."""
+    limit = scene.settings.sentinel_beat_seconds
+    silent = watch.silent_seconds(scene.connection, BEAT)
+    details = {"threshold_seconds": limit, "silent_seconds": None if silent is None else round(silent)}
+    age = (scene.now - scene.started_at).total_seconds()
+    if scene.begins and (silent is None or (silent > limit and silent > age)):
+        return Finding(BEAT, Level.HEALTHY, "Waiting for beat's first sign of life", {**details, "waiting": True})
+    if silent is None:
+        return Finding(BEAT, Level.CRITICAL, f"Beat has never been seen, a sign within {limit}s expected", details)
+    if silent > limit:
+        return Finding(BEAT, Level.CRITICAL, f"Beat silent for {silent:.0f}s > {limit}s", details)
+    return Finding(BEAT, Level.HEALTHY, f"Beat was seen {silent:.0f}s ago", details)
+
+
+def broker(scene: Scene) -> Finding:
+    """The broker answers. Without it nothing is lost: the workers' reconcilers go on, more slowly."""
+    return broker_finding(scene.broker)
+
+
+def broker_finding(client: Broker | None) -> Finding:
+    """The same without a scene: it needs no database."""
+    if client is None:
+        return Finding("broker", Level.HEALTHY, "Skipped: REDIS_URL is not set", {"skipped": True})
+    try:
+        client.ping()
+        lengths = {queue: int(client.llen(queue)) for queue in PRIORITIES}
+    except Exception as problem:
+        reason = type(problem).__name__
+        return Finding("broker", Level.CRITICAL, f"The broker does not answer: {reason}", {"problem": reason})
+    return Finding(
+        "broker", Level.HEALTHY, f"The broker answers, {sum(lengths.values())} messages wait", {"queues": lengths}
+    )
+
+
+def webhook(scene: Scene) -> Finding:
+    """Alerts reach Discord."""
+    limit = scene.settings.sentinel_webhook_minutes
+    target = webhook_of(scene.settings)
+    if target is None:
+        return Finding("webhook", Level.HEALTHY, "Skipped: DISCORD_WEBHOOK_URL is not set", {"skipped": True})
+    state = alerts.webhook_state(scene.connection, target.fingerprint)
+    oldest = state.oldest_waiting_seconds or 0.0
+    details = {
+        "threshold_minutes": limit,
+        "waiting": state.waiting,
+        "refused": state.refused,
+        "oldest_waiting_seconds": round(oldest),
+        "problem": state.last_problem,
+    }
+    if state.refused:
+        what = "The webhook is dead" if state.dead else "The webhook refuses alerts"
+        message = f"{what} ({state.last_problem}): {state.refused} refused, 0 allowed"
+        return Finding("webhook", Level.CRITICAL, message, details)
+    if oldest > limit * 60:
+        message = f"{state.waiting} alerts cannot be sent, the oldest for {oldest / 60:.0f}m > {limit}m"
+        return Finding("webhook", Level.CRITICAL, message, details)
+    return Finding("webhook", Level.HEALTHY, f"{state.waiting} alerts wait to be sent", details)
+
+
+def disk_space(scene: Scene) -> Finding:
+    """The disks that the workers write to; this machine's home where no worker has told."""
+    limit = scene.settings.sentinel_disk_percent
+    told = {
+        worker.host: worker.disk_free_percent
+        for worker in watch.seen_workers(scene.connection)
+        if worker.disk_free_percent is not None and worker.silent_seconds <= scene.settings.sentinel_worker_seconds
+    }
+    if not told and scene.local_disk_free_percent is not None:
+        told = {"this machine": scene.local_disk_free_percent}
+    details: dict[str, Any] = {"threshold_percent": limit, "free_percent": told}
+    if not told:
+        if scene.begins:
+            return Finding("disk_space", Level.HEALTHY, "Waiting for a worker's figures", {**details, "waiting": True})
+        raise CannotRunError("no worker is alive to tell its free disk space")
+    host, free = min(told.items(), key=lambda item: item[1])
+    if free < limit:
+        level = Level.CRITICAL if free < limit / 2 else Level.WARNING
+        return Finding("disk_space", level, f"{free:.1f}% of the disk free < {limit:g}% on {host}", details)
+    return Finding("disk_space", Level.HEALTHY, f"{free:.1f}% of the fullest disk is free", details)
+
+
+def duplicate_rate(scene: Scene) -> Finding:
+    """Duplicates among the valid rows of the last 60 minutes: a vendor that sends everything again."""
+    limit = scene.settings.sentinel_duplicate_percent
+    rows = watch.rows_of_last(scene.connection, RATE_MINUTES)
+    rates = _rates(rows, limit, lambda counted: (counted.duplicate, counted.valid))
+    return _rate_finding("duplicate_rate", "Duplicate rate", rates, limit)
+
+
+Check = Callable[[Scene], Finding]
+
+CHECKS: Mapping[str, Check] = {
+    check.__name__: check
+    for check in (
+        database,
+        stuck_batches,
+        error_spike,
+        schema_cache,
+        ledger,
+        backlog,
+        workers,
+        beat,
+        broker,
+        webhook,
+        disk_space,
+        duplicate_rate,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rate:
+    """Parts of a whole: of one source that has a limit of its own, or of all others together (``source`` is None)."""
+
+    source: str | None
+    part: int
+    whole: int
+    limit: float
+
+    @property
+    def percent(self) -> float:
+        return 100 * self.part / self.whole if self.whole else 0.0
+
+    @property
+    def too_high(self) -> bool:
+        return self.percent > self.limit
+
+
+def _rates(found: Sequence[watch.Rows], limit: Limit, figures: Callable[[watch.Rows], tuple[int, int]]) -> list[_Rate]:
+    own = dict(limit.by_source)
+    others = [figures(rows) for rows in found if rows.source not in own]
+    rates = [_Rate(None, sum(part for part, _ in others), sum(whole for _, whole in others), limit.default)]
+    rates += [_Rate(rows.source, *figures(rows), own[rows.source]) for rows in found if rows.source in own]
+    return rates
+
+
+def _rate_finding(check: str, name: str, rates: Sequence[_Rate], limit: Limit) -> Finding:
+    details = {
+        "window_minutes": RATE_MINUTES,
+        "threshold_percent": str(limit),
+        "rates": {rate.source or "all": round(rate.percent, 2) for rate in rates},
+        "rows": sum(rate.whole for rate in rates),
+    }
+    high = [rate for rate in rates if rate.too_high]
+    if high:
+        said = "; ".join(f"{name}{_of(rate)} {_shown(rate)}% > {rate.limit:g}% threshold" for rate in high)
+        return Finding(check, Level.WARNING, said, details)
+    if not any(rate.whole for rate in rates):
+        return Finding(check, Level.HEALTHY, f"No row in the last {RATE_MINUTES}m", details)
+    highest = max(rates, key=lambda rate: rate.percent)
+    message = f"{name}{_of(highest)} {highest.percent:.1f}% <= {highest.limit:g}% threshold"
+    return Finding(check, Level.HEALTHY, message, details)
+
+
+def _shown(rate: _Rate) -> str:
+    """The rate, with as many decimals as it takes to see that it is above its limit."""
+    decimals = 1
+    while round(rate.percent, decimals) <= rate.limit and decimals < 6:  # noqa: PLR2004
+        decimals += 1
+    return f"{rate.percent:.{decimals}f}"
+
+
+def _of(rate: _Rate) -> str:
+    return f" of {rate.source}" if rate.source else ""
+
+
+def _batches(count: int) -> str:
+    return "batch" if count == 1 else "batches"
+
+
+def _overdue_details(found: Sequence[watch.Overdue]) -> dict[str, Any]:
+    return {
+        "by_status": {overdue.status: overdue.count for overdue in found},
+        "oldest_seconds": round(max(overdue.oldest_seconds for overdue in found)),
+        "batch_ids": [str(batch_id) for overdue in found for batch_id in overdue.ids],
+    }
+
+
+def _not_replaced(dead: Sequence[watch.SeenWorker], alive: Sequence[watch.SeenWorker]) -> list[watch.SeenWorker]:
+    """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
+    free = sorted(alive, key=lambda worker: worker.started_at)
+    left = []
+    for worker in sorted(dead, key=lambda one: one.last_seen_at):
+        heir = next(
+            (one for one in free if one.host == worker.host and one.started_at > worker.last_seen_at),
+            None,
+        )
+        if heir is None:
+            left.append(worker)
+        else:
+            free.remove(heir)
+    return left
+
+
+def _canary_finding(scene: Scene, alive: Sequence[watch.SeenWorker], details: dict[str, Any]) -> Finding:
+    limit = scene.settings.sentinel_canary_seconds
+    said = f"{len(alive)} {'worker' if len(alive) == 1 else 'workers'} alive"
+    silent_broker = all((worker.broker_silent_seconds or float("inf")) > limit for worker in alive)
+    if silent_broker or all(worker.running >= worker.concurrency for worker in alive):
+        # Without a broker no canary can go round, and where every hand is busy it has to wait: both are no deaths.
+        why = "the broker is silent" if silent_broker else "all are busy"
+        return Finding("workers", Level.HEALTHY, f"{said}; canaries are not judged, {why}", details)
+    out = watch.canaries(scene.connection)
+    lost = [canary for canary in out if (canary.waiting_seconds or 0) > limit]
+    details = {**details, "canaries": {canary.queue: canary.waiting_seconds for canary in out}}
+    if lost:
+        longest = max(canary.waiting_seconds or 0 for canary in lost)
+        names = ", ".join(canary.queue for canary in lost)
+        message = f"No canary from {len(lost)} queues ({names}): the oldest is out for {longest:.0f}s > {limit}s"
+        return Finding("workers", Level.CRITICAL, message, details)
+    if not out:
+        if scene.begins:
+            return Finding("workers", Level.HEALTHY, f"{said}; waiting for the first canary", details)
+        return Finding("workers", Level.CRITICAL, f"{said}, but no canary goes round the queues", details)
+    return Finding("workers", Level.HEALTHY, f"{said}, every queue's canary comes back", details)

@@ -1,0 +1,109 @@
+"""The command of the sentinel: ``dragonfly sentinel``, and alone, without Celery and without Redis, ``python -m monitoring.sentinel``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import click
+
+from app.command import COULD_NOT, takes_settings
+from app.settings import Settings, SettingsError
+from monitoring.report import Level, Report
+
+if TYPE_CHECKING:
+    import redis
+
+INTERVAL_SECONDS = 300
+BROKER_TIMEOUT_SECONDS = 2.0
+_COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
+
+
+class CheckName(click.ParamType[str]):
+    """The name of a check; the checks are loaded only when one is named."""
+
+    name = "check"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from monitoring.checks import CHECKS
+
+        if value not in CHECKS:
+            self.fail(f"There is no check {value!r}. The checks are: {', '.join(CHECKS)}.", param, ctx)
+        return value
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each run.")
+@click.option("--loop", is_flag=True, help="Run again and again until stopped.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=1),
+    default=INTERVAL_SECONDS,
+    show_default=True,
+    help="Seconds between the runs of --loop.",
+)
+@click.option(
+    "--check",
+    "checks",
+    type=CheckName(),
+    metavar="NAME",
+    multiple=True,
+    help="Run this check only, and neither record it nor alert; may be given again. A wrong name lists them all.",
+)
+@takes_settings
+def sentinel(settings: Settings, as_json: bool, loop: bool, interval: float, checks: tuple[str, ...]) -> None:
+    """Check the pipeline's health: exit status 0 healthy, 1 degraded, 2 critical.
+
+    Needs PostgreSQL only, and says so when it is gone. A full run is recorded, and a change of state is told to Discord
+    when DISCORD_WEBHOOK_URL is set. What each check looks at, and what to do, stands in docs/SRE_SENTINEL_GUIDE.md.
+    """
+    from monitoring.sentinel import Sentinel
+
+    watching = Sentinel(settings=settings, interval_seconds=interval, broker=broker_of(settings))
+    stopping = threading.Event()
+    if loop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopping.set())
+    while True:
+        report = watching.run(checks) if checks else watching.watch()
+        _print(report, as_json=as_json)
+        if not loop or stopping.wait(interval):
+            sys.exit(report.status.exit_status)
+
+
+def broker_of(settings: Settings) -> redis.Redis | None:
+    """A client that never waits long; None where there is no address."""
+    import redis
+
+    if settings.redis_url is None:
+        return None
+    return redis.Redis.from_url(
+        settings.redis_url, socket_timeout=BROKER_TIMEOUT_SECONDS, socket_connect_timeout=BROKER_TIMEOUT_SECONDS
+    )
+
+
+def main() -> None:
+    """``python -m monitoring.sentinel``: logs go to stderr, and a wrong setting is a sentence."""
+    try:
+        sentinel(prog_name="python -m monitoring.sentinel")
+    except SettingsError as problem:
+        click.echo(f"Error: {problem}", err=True)
+        sys.exit(COULD_NOT)
+
+
+def _print(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+        return
+    width = max(len(finding.check) for finding in report.findings)
+    for finding in report.findings:
+        level = click.style(f"{finding.level.value:<8}", fg=_COLOURS[finding.level])
+        click.echo(f"{level}  {finding.check:<{width}}  {finding.message}")
+    figures = report.as_json()["metrics"]
+    click.echo(
+        f"{report.status.value} at {report.timestamp:%Y-%m-%d %H:%M:%S} UTC, {report.environment}: "
+        f"{figures['total_checks']} checks, {figures['critical_alerts']} critical, {figures['warning_alerts']} warning"
+    )

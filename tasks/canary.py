@@ -1,0 +1,45 @@
+"""The canary: a message that goes round every queue, so that a queue from which no worker takes is noticed."""
+
+from __future__ import annotations
+
+import structlog
+from celery import Celery
+
+from app.store import watch
+from tasks import process
+from tasks.app import QUEUES, app
+
+log = structlog.get_logger()
+
+NAME = "dragonfly.canary"
+_EXPIRES_SECONDS = 60
+"""Of those that a busy worker has not met in time, one is enough."""
+
+
+@app.task(name=NAME)
+def answer(queue: str) -> None:
+    """A worker has met the canary."""
+    with process.engine().begin() as connection:
+        watch.canary_answered(connection, queue, process.worker_prefix())
+
+
+def send(celery: Celery) -> None:
+    """Send one round every queue and note it; nothing where the broker does not take it within its timeouts.
+
+    Raises SQLAlchemyError.
+    """
+    taken = []
+    try:
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
+            producer = celery.amqp.Producer(connection)
+            for queue in QUEUES:
+                celery.send_task(
+                    NAME, args=[queue], queue=queue, producer=producer, retry=False, expires=_EXPIRES_SECONDS
+                )
+                taken.append(queue)
+    except Exception as problem:
+        log.warning("canary not sent", problem=type(problem).__name__)
+    with process.engine().begin() as connection:
+        for queue in taken:
+            watch.canary_sent(connection, queue)

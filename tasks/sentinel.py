@@ -1,0 +1,93 @@
+"""The sentinel in Celery's processes: in beat's own every minute, and in a worker's where nobody has run it for too long.
+
+It is no task: a task needs a broker and a worker, and these are among what it watches.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from celery import Celery
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.store import sentinel, watch
+from monitoring.command import broker_of
+from monitoring.sentinel import Sentinel
+from tasks import canary, process
+
+log = structlog.get_logger()
+
+INTERVAL_SECONDS = 60.0
+STAND_IN_SECONDS = 75.0
+"""Without a run for so long, a worker stands in."""
+_LOOK_SECONDS = 5.0
+_TURN = "sentinel stand-in"
+
+
+class Watch:
+    """Rounds of canaries and sentinel, in a thread of their own: a peer that hangs holds up nothing else."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._begun = time.monotonic()
+        self._sentinel = Sentinel(
+            settings=process.settings(),
+            interval_seconds=INTERVAL_SECONDS,
+            broker=broker_of(process.settings()),
+            begun=self._begun,
+        )
+        self._at_work = threading.Event()
+        self._looked = self._begun
+        self._thread: threading.Thread | None = None
+
+    def go(self) -> None:
+        """From now on a round every minute; returns at once."""
+        self._at_work.set()
+        if self._thread is None:
+            self._start(self._keep)
+
+    def pause(self) -> None:
+        """No further round until ``go``: another process has this work."""
+        self._at_work.clear()
+
+    def stand_in(self) -> None:
+        """Begin one round where the last on record is too old, unless another worker does. Raises SQLAlchemyError."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS or now - self._begun < STAND_IN_SECONDS:
+            return
+        self._looked = now
+        if self._thread is not None and self._thread.is_alive():
+            return
+        with process.engine().begin() as connection:
+            last = sentinel.last_run(connection)
+            due = (last is None or last.age_seconds > STAND_IN_SECONDS) and watch.take_turn(
+                connection, _TURN, seconds=INTERVAL_SECONDS
+            )
+        if due:
+            log.warning("nobody has run the sentinel: standing in")
+            self._start(self._round)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        self._thread = threading.Thread(target=work, name="sentinel", daemon=True)
+        self._thread.start()
+
+    def _keep(self) -> None:
+        while True:
+            self._at_work.wait()
+            began = time.monotonic()
+            self._round()
+            time.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
+
+    def _round(self) -> None:
+        try:
+            canary.send(self._celery)
+        except SQLAlchemyError as trouble:
+            log.warning("canary not noted", trouble=type(trouble).__name__)
+        try:
+            self._sentinel.watch()
+        except Exception as defect:
+            # Whatever it is, the pipeline needs the next round.
+            log.error("sentinel failed", problem=type(defect).__name__)

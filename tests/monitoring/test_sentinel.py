@@ -1,0 +1,315 @@
+"""The sentinel: its report, its exit status, what it records, and how it does without what it watches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy import Engine
+
+from app.local.postgres import Postgres
+from app.local.valkey import free_port
+from app.settings import Settings
+from monitoring import checks, sentinel
+from monitoring.report import Level, Status
+from monitoring.sentinel import Sentinel
+from tests.conftest import Look
+from tests.monitoring.conftest import Left
+
+REPOSITORY = Path(__file__).parents[2]
+METRICS = {"total_checks", "alerts_triggered", "critical_alerts", "warning_alerts"}
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def watching(settings: Settings, left: Left) -> Sentinel:
+    left.all_well()
+    return Sentinel(settings=settings, interval_seconds=60)
+
+
+@pytest.fixture
+def run(settings: Settings, tmp_path: Path) -> Run:
+    """The command as a shell runs it, with nothing in its environment but what is given."""
+
+    def command(*arguments: str, program: str = "monitoring.sentinel", **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", program, *arguments, "--home", str(settings.home)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=tmp_path,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(REPOSITORY),
+                "DATABASE_URL": settings.database_url,
+                **env,
+            },
+        )
+
+    return command
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """The name of a socket may be 107 bytes long, and pytest's own folders come near."""
+    folder = Path(tempfile.mkdtemp(prefix="dfly-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def flips(look: Look) -> list[tuple[Any, ...]]:
+    return look.rows("SELECT check_name, level_before, level_after FROM ops.sentinel_flips ORDER BY id")
+
+
+def alerts(look: Look) -> list[tuple[Any, ...]]:
+    return look.rows("SELECT kind, check_name, level, message FROM ops.alerts ORDER BY id")
+
+
+class TestTheReport:
+    def test_healthy_is_exit_status_0(self, watching: Sentinel, run: Run) -> None:
+        done = run("--json")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["overall_status"], report["alerts"]) == (0, "healthy", []), done.stderr
+        assert report["environment"] == "dev"
+        assert report["metrics"] == {
+            "total_checks": len(checks.CHECKS),
+            "alerts_triggered": 0,
+            "critical_alerts": 0,
+            "warning_alerts": 0,
+        }
+        assert report.keys() == {"timestamp", "environment", "overall_status", "alerts", "metrics"}
+
+    def test_a_warning_is_degraded_and_exit_status_1(self, watching: Sentinel, left: Left, run: Run) -> None:
+        left.batch("uploaded", since_minutes=25)
+        done = run("--json", "--env", "prod")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["overall_status"], report["environment"]) == (1, "degraded", "prod")
+        (alert,) = report["alerts"]
+        assert alert.keys() == {"check", "level", "message", "details"}
+        assert (alert["check"], alert["level"]) == ("backlog", "WARNING")
+        assert report["metrics"] == {
+            "total_checks": len(checks.CHECKS),
+            "alerts_triggered": 1,
+            "critical_alerts": 0,
+            "warning_alerts": 1,
+        }
+
+    def test_critical_is_exit_status_2_whatever_warns(self, watching: Sentinel, left: Left, run: Run) -> None:
+        left.batch("uploaded", since_minutes=25)
+        left.batch("staging", since_minutes=25)
+        done = run("--json", program="monitoring.sentinel")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["overall_status"]) == (2, "critical")
+        assert [alert["check"] for alert in report["alerts"]] == ["stuck_batches", "backlog"]
+
+    def test_people_get_a_line_for_each_check(self, watching: Sentinel, left: Left, run: Run) -> None:
+        left.batch("staging", since_minutes=25)
+        done = run("sentinel", program="app.cli")
+        lines = done.stdout.splitlines()
+        assert [line.split()[1] for line in lines[:-1]] == list(checks.CHECKS)
+        assert "CRITICAL  stuck_batches   1 batch stuck > 10m: staging(1)" in done.stdout
+        assert lines[-1].startswith("critical at ")
+        assert lines[-1].endswith("12 checks, 1 critical, 0 warning")
+        assert done.returncode == 2
+
+    def test_one_check_alone_records_nothing(self, watching: Sentinel, left: Left, run: Run, look: Look) -> None:
+        left.batch("staging", since_minutes=25)
+        before = look.count("ops.sentinel_runs")
+        done = run("--json", "--check", "backlog", "--check", "beat")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["metrics"]["total_checks"]) == (0, 2)
+        assert run("--check", "stuck_batches").returncode == 2
+        assert look.count("ops.sentinel_runs") == before
+        assert flips(look) == []
+
+    def test_a_wrong_name_is_answered_with_the_right_ones(self, run: Run) -> None:
+        done = run("--check", "stuck")
+        assert done.returncode == 2
+        assert "There is no check 'stuck'. The checks are: database, stuck_batches" in done.stderr
+
+    def test_a_loop_reports_again_and_ends_with_the_last_status(
+        self, watching: Sentinel, settings: Settings, tmp_path: Path
+    ) -> None:
+        command = [sys.executable, "-m", "monitoring.sentinel", "--json", "--loop", "--interval", "1"]
+        env = {**os.environ, "DATABASE_URL": settings.database_url or "", "PYTHONPATH": str(REPOSITORY)}
+        with subprocess.Popen(
+            [*command, "--home", str(settings.home)], stdout=subprocess.PIPE, text=True, env=env, cwd=tmp_path
+        ) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(2)]
+            process.send_signal(signal.SIGTERM)
+            rest = process.stdout.read()
+        first, second = (json.loads(line) for line in lines)
+        assert first["timestamp"] < second["timestamp"], rest
+        assert process.returncode == 0
+
+
+class TestWhatIsRecorded:
+    def test_a_run_with_every_finding(self, watching: Sentinel, look: Look) -> None:
+        watching.watch()
+        ((status, environment, findings),) = look.rows(
+            "SELECT overall_status, environment, findings FROM ops.sentinel_runs ORDER BY id DESC LIMIT 1"
+        )
+        assert (status, environment) == ("healthy", "dev")
+        assert [finding["check"] for finding in findings] == list(checks.CHECKS)
+        assert (flips(look), alerts(look)) == ([], [])
+
+    def test_raised_worsened_eased_and_recovered_once_each(self, watching: Sentinel, left: Left, look: Look) -> None:
+        for free in (8, 8, 2, 2, 7, 60, 60):
+            left.do("UPDATE ops.workers SET disk_free_percent = :free", free=free)
+            watching.watch()
+        assert flips(look) == [
+            ("disk_space", "HEALTHY", "WARNING"),
+            ("disk_space", "WARNING", "CRITICAL"),
+            ("disk_space", "CRITICAL", "WARNING"),
+            ("disk_space", "WARNING", "HEALTHY"),
+        ]
+        assert [(kind, level) for kind, _, level, _ in alerts(look)] == [
+            ("raised", "WARNING"),
+            ("worsened", "CRITICAL"),
+            ("eased", "WARNING"),
+            ("recovered", "HEALTHY"),
+        ]
+        ((begun, ended),) = look.rows("SELECT unhealthy_since, happened_at FROM ops.alerts WHERE kind = 'recovered'")
+        ((raised,),) = look.rows("SELECT happened_at FROM ops.alerts WHERE kind = 'raised'")
+        assert begun == raised < ended
+
+    def test_a_reminder_every_hour_while_critical(self, watching: Sentinel, left: Left, look: Look) -> None:
+        left.batch("staging", since_minutes=25)
+        watching.watch()
+        for minutes, reminders in ((59, 0), (61, 1), (61, 1), (119, 1), (121, 2), (300, 3)):
+            left.do(
+                "UPDATE ops.sentinel_flips SET at = clock_timestamp() - make_interval(mins => :minutes)",
+                minutes=minutes,
+            )
+            watching.watch()
+            assert [kind for kind, *_ in alerts(look)] == ["raised", *["reminder"] * reminders]
+
+    def test_a_warning_is_not_repeated(self, watching: Sentinel, left: Left, look: Look) -> None:
+        left.batch("uploaded", since_minutes=25)
+        watching.watch()
+        left.do("UPDATE ops.sentinel_flips SET at = clock_timestamp() - interval '5 hours'")
+        watching.watch()
+        assert [kind for kind, *_ in alerts(look)] == ["raised"]
+
+    def test_twenty_sentinels_at_once_tell_of_a_change_once(self, watching: Sentinel, left: Left, look: Look) -> None:
+        left.batch("staging", since_minutes=25)
+        threads = [threading.Thread(target=watching.watch) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert alerts(look) == [("raised", "stuck_batches", "CRITICAL", "1 batch stuck > 10m: staging(1)")]
+        assert len(flips(look)) == 1
+
+    def test_wrong_books_stay_critical_until_they_are_righted(self, watching: Sentinel, left: Left, look: Look) -> None:
+        """They are counted again in every run, although the count has long gone on to other batches."""
+        batch_id = left.counted(inserted=3, since_minutes=60 * 24)
+        watching.watch()
+        left.do("UPDATE public.judgments SET batch_id = gen_random_uuid() WHERE row_index = 1")
+        levels = [watching.watch().status for _ in range(4)]
+        assert Status.CRITICAL in levels
+        assert levels[levels.index(Status.CRITICAL) :].count(Status.HEALTHY) == 0
+        left.do("UPDATE public.judgments SET batch_id = :id", id=batch_id)
+        assert watching.watch().status is Status.HEALTHY
+        assert [after for _, _, after in flips(look)] == ["CRITICAL", "HEALTHY"]
+
+    def test_old_runs_are_dropped(self, watching: Sentinel, left: Left, look: Look) -> None:
+        left.first_run(minutes_ago=60 * 24 * 31)
+        watching.watch()
+        assert look.rows("SELECT count(*) FROM ops.sentinel_runs WHERE started_at < now() - interval '30 days'") == [
+            (0,)
+        ]
+
+
+class TestChecksThatCannotRun:
+    def test_one_that_fails_is_critical_with_its_reason_and_the_others_go_on(
+        self, watching: Sentinel, left: Left, owner_engine: Engine
+    ) -> None:
+        left.do("ALTER TABLE ops.canaries RENAME TO canaries_away")
+        try:
+            report = watching.run()
+        finally:
+            left.do("ALTER TABLE ops.canaries_away RENAME TO canaries")
+        (alert,) = report.alerts
+        assert (alert.check, alert.level) == ("workers", Level.CRITICAL)
+        assert alert.message == "Cannot run: ProgrammingError, SQLSTATE 42P01"
+
+    def test_one_that_hangs_is_given_up(self, watching: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sentinel, "CHECK_SECONDS", 0.5)
+        released = threading.Event()
+
+        def hangs(_: checks.Scene) -> Any:
+            released.wait(30)
+
+        monkeypatch.setattr(sentinel, "CHECKS", {**checks.CHECKS, "backlog": hangs})
+        report = watching.run()
+        released.set()
+        (alert,) = report.alerts
+        assert (alert.check, alert.message) == ("backlog", "Cannot run: no answer within 0.5s")
+
+    def test_an_exceptions_text_is_never_told(self, watching: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fails(_: checks.Scene) -> Any:
+            raise ValueError("Ada Marlow owes 1234.50")
+
+        monkeypatch.setattr(sentinel, "CHECKS", {**checks.CHECKS, "backlog": fails})
+        report = watching.run()
+        assert report.alerts[0].message == "Cannot run: ValueError"
+        assert "Ada" not in json.dumps(report.as_json())
+
+
+class TestWithoutPostgres:
+    def test_it_says_so_and_is_critical(self, run: Run) -> None:
+        done = run("--json", DATABASE_URL=f"postgresql://service_role:secret@127.0.0.1:{free_port()}/dragonfly")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["overall_status"]) == (2, "critical")
+        first, *others = report["alerts"]
+        assert first["check"] == "database"
+        assert first["message"].startswith("Cannot run: PostgreSQL does not answer (OperationalError")
+        assert {alert["message"] for alert in others} == {"Cannot run: PostgreSQL does not answer"}
+        assert report["metrics"]["total_checks"] == len(checks.CHECKS)
+        assert "secret" not in done.stdout + done.stderr
+
+    def test_without_an_address_it_says_what_to_set(self, run: Run, settings: Settings) -> None:
+        done = run("--json", DATABASE_URL="")
+        report = json.loads(done.stdout)
+        assert done.returncode == 2
+        assert report["alerts"][0]["message"] == (
+            f"Cannot run: DATABASE_URL is not set and no local stack runs on {settings.home}"
+        )
+
+    def test_one_that_hangs_is_told_within_bounds(self, settings: Settings, short_folder: Path) -> None:
+        with Postgres(data=short_folder / "data", sockets=short_folder, password="owner") as server:
+            (found,) = [
+                child
+                for child in psutil.Process().children(recursive=True)
+                if child.name() == "postgres" and str(short_folder) in " ".join(child.cmdline())
+            ]
+            stopped = [found, *found.children(recursive=True)]
+            for process in stopped:
+                process.suspend()
+            began = time.monotonic()
+            try:
+                chosen = dataclasses.replace(settings, database_url=server.url())
+                report = Sentinel(settings=chosen, interval_seconds=60).run()
+            finally:
+                for process in stopped:
+                    process.resume()
+        assert report.status is Status.CRITICAL
+        assert report.alerts[0].message.startswith("Cannot run: PostgreSQL does not answer")
+        assert time.monotonic() - began < 30
