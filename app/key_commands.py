@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
 from app.command import CouldNotError, takes_settings
-from app.settings import Settings
+from app.settings import MIN_KEY_CHARACTERS, Settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -26,15 +27,24 @@ def keys() -> None:
 
 @keys.command()
 @click.argument("name")
+@click.option(
+    "--from-file",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Take the key, {MIN_KEY_CHARACTERS} or more characters, from this file, and print none; does nothing where it is known.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @takes_settings
-def create(settings: Settings, name: str, *, as_json: bool) -> None:
+def create(settings: Settings, name: str, file: Path | None, *, as_json: bool) -> None:
     """Make a key and print it, this once; NAME says whose it is."""
     from app.store import keys as store
 
     name = name.strip()
     if not name or not name.isprintable():
         raise CouldNotError("A key needs a name of visible characters.")
+    if file is not None:
+        _take(settings, name, _key_in(file), as_json=as_json)
+        return
     with _database(settings) as connection:
         key, plaintext = store.create(connection, name, created_by="dragonfly keys")
     if as_json:
@@ -42,6 +52,28 @@ def create(settings: Settings, name: str, *, as_json: bool) -> None:
         return
     click.echo(f"Key {key.id} for {key.name}; it is shown only now:", err=True)
     click.echo(plaintext)
+
+
+def _take(settings: Settings, name: str, plaintext: str, *, as_json: bool) -> None:
+    from app.store import keys as store
+
+    with _database(settings) as connection:
+        made = store.ensure_key(connection, plaintext, name)
+    if as_json:
+        click.echo(json.dumps({"name": name, "made": made}, indent=2))
+        return
+    click.echo(f"The key for {name} {'is made' if made else 'was there already'}.", err=True)
+
+
+def _key_in(file: Path) -> str:
+    try:
+        plaintext = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
+        raise CouldNotError(f"{file} cannot be read: {reason}.") from None
+    if len(plaintext) < MIN_KEY_CHARACTERS:
+        raise CouldNotError(f"{file} holds {len(plaintext)} characters: a key has at least {MIN_KEY_CHARACTERS}.")
+    return plaintext
 
 
 @keys.command("list")

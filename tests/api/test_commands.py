@@ -272,6 +272,37 @@ def test_keys_are_made_listed_and_revoked_in_the_database_alone(dragonfly: Drago
     assert dragonfly("keys", "revoke", "00000000-0000-0000-0000-000000000000").returncode == 2
 
 
+def test_a_key_of_ones_own_is_taken_from_a_file_once(dragonfly: Dragonfly, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a-key-of-my-own-choosing\n")
+    taken = [dragonfly("keys", "create", "Prometheus", "--from-file", str(secret)) for _ in range(2)]
+    assert [(one.returncode, one.stdout) for one in taken] == [(0, ""), (0, "")]
+    assert [one.stderr for one in taken] == [
+        "The key for Prometheus is made.\n",
+        "The key for Prometheus was there already.\n",
+    ]
+    upload = dragonfly("ingest", file(tmp_path, "one.csv"), DRAGONFLY_KEY="a-key-of-my-own-choosing")
+    assert upload.returncode == 0
+    assert json.loads(dragonfly("keys", "create", "x", "--json", "--from-file", str(secret)).stdout) == {
+        "name": "x",
+        "made": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("too-short", "holds 9 characters: a key has at least 20."), (None, "cannot be read: No such file or directory.")],
+)
+def test_a_file_that_holds_no_key_is_refused(
+    dragonfly: Dragonfly, tmp_path: Path, content: str | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / "secret").write_text(content)
+    refused = dragonfly("keys", "create", "x", "--from-file", str(tmp_path / "secret"))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"Error: {tmp_path / 'secret'} {sentence}\n"
+
+
 def test_keys_without_a_database_are_one_sentence(dragonfly: Dragonfly) -> None:
     absent = dragonfly("keys", "list", DATABASE_URL="postgresql://x:secret@127.0.0.1:1/x")
     assert absent.returncode == 2
