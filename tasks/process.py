@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 
 from app.engine.tuning import tune
 from app.formats.csv import Limits
-from app.intake import Workshop
 from app.settings import Settings
 from app.store.blobs import open_blobs
 from app.store.database import open_engine
+from app.workshop import Workshop
 
 _name = ""
 _settings: Settings | None = None

@@ -18,6 +18,8 @@ from celery import bootsteps
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import intake
+from app.batch import State
+from app.observer import Change, Why, tell
 from app.store import batches, workers
 from monitoring import disk
 from tasks import process
@@ -141,8 +143,8 @@ def hand_over() -> None:
     except SQLAlchemyError as trouble:
         log.warning("leases left to run out", trouble=type(trouble).__name__)
         return
-    for batch_id in returned:
-        log.info("batch handed over", batch_id=str(batch_id))
+    for batch in returned:
+        tell(Change(batch, batch.status, State.UPLOADED, Why.HANDED_OVER))
 
 
 def sign_off() -> None:

@@ -11,6 +11,7 @@ from app.api.parts import find_batch, no_batch, parts
 from app.api.problems import ProblemError
 from app.api.schemas import BatchQuery, BatchSchema, ConflictSchema, Paged, RetryBody, paged
 from app.api.shapes import batch_shape
+from app.observer import Change, Why, tell
 from app.store import batches, pages
 
 blueprint = Blueprint("batches", __name__, url_prefix="/api/v1/intake/batches", description="What became of files")
@@ -52,10 +53,11 @@ def retry(body: dict[str, Any], batch_id: str) -> Any:
     own = parts()
     wanted = parse_uuid("batch_id", batch_id)
     with own.engine.begin() as connection:
+        found = batches.hold(connection, wanted)
         batch = batches.retry(connection, wanted, body["error_threshold_percent"])
-        present = batches.get(connection, wanted) if batch is None else None
-    if batch is None:
-        raise _not_now(present, "only a failed batch can be tried again")
+    if found is None or batch is None:
+        raise _not_now(found, "only a failed batch can be tried again")
+    tell(Change(batch, found.status, batch.status, Why.RETRIED))
     own.enqueue(batch.id, batch.priority)
     return batch_shape(batch)
 
@@ -67,10 +69,11 @@ def cancel(batch_id: str) -> Any:
     """Cancel an unfinished batch"""
     wanted = parse_uuid("batch_id", batch_id)
     with parts().engine.begin() as connection:
+        found = batches.hold(connection, wanted)
         batch = batches.cancel(connection, wanted)
-        present = batches.get(connection, wanted) if batch is None else None
-    if batch is None:
-        raise _not_now(present, "only an unfinished batch can be cancelled")
+    if found is None or batch is None:
+        raise _not_now(found, "only an unfinished batch can be cancelled")
+    tell(Change(batch, found.status, batch.status, Why.CANCELLED))
     return batch_shape(batch)
 
 

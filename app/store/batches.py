@@ -23,7 +23,8 @@ _RUNNING = "('staging', 'validating', 'inserting')"
 _UNFINISHED = "('uploaded', 'staging', 'validating', 'awaiting_approval', 'inserting')"
 _EXPIRED = f"(status IN {_RUNNING} AND lease_until < clock_timestamp())"
 _WAITING = "(status = 'uploaded' AND (not_before IS NULL OR not_before <= clock_timestamp()))"
-_CLAIMABLE = f"({_WAITING} OR {_EXPIRED})"
+CLAIMABLE = f"({_WAITING} OR {_EXPIRED})"
+"""A condition on intake.batches: the batch waits for a worker, or its worker has fallen silent."""
 
 FIRST_BACKOFF_SECONDS = 1
 LONGEST_BACKOFF_SECONDS = 60
@@ -195,6 +196,12 @@ def end_stale_backends(connection: Connection, batch_id: UUID) -> int:
     )
 
 
+def hold(connection: Connection, batch_id: UUID, *, if_claimable: bool = False) -> Batch | None:
+    """The batch, which nobody else changes before the transaction ends; None where there is none."""
+    condition = f"AND {CLAIMABLE}" if if_claimable else ""
+    return _one(connection, f"SELECT * FROM intake.batches WHERE id = :id {condition} FOR NO KEY UPDATE", id=batch_id)
+
+
 def claim(connection: Connection, batch_id: UUID, *, owner: str, lease_seconds: int) -> Batch | None:
     """Take the batch for one attempt, with a higher fence and a fresh lease; None where it is not to be had.
 
@@ -205,7 +212,7 @@ def claim(connection: Connection, batch_id: UUID, *, owner: str, lease_seconds: 
             f"""
             UPDATE intake.batches SET status = 'failed', rejection_code = 'POISONED', rejection_reason = :reason,
                 fence = fence + 1, lease_until = NULL, lease_owner = NULL, completed_at = clock_timestamp()
-            WHERE id = :id AND attempts >= :most AND {_CLAIMABLE}
+            WHERE id = :id AND attempts >= :most AND {CLAIMABLE}
             """
         ),
         {"id": batch_id, "most": MAX_SILENT_ATTEMPTS, "reason": CATALOGUE["POISONED"].sentence},
@@ -219,7 +226,7 @@ def claim(connection: Connection, batch_id: UUID, *, owner: str, lease_seconds: 
             lease_until = clock_timestamp() + make_interval(secs => :lease), lease_owner = :owner,
             rows_processed = 0, bytes_processed = 0, not_before = NULL, hinted_at = NULL,
             started_at = coalesce(started_at, clock_timestamp())
-        WHERE id = :id AND {_CLAIMABLE}
+        WHERE id = :id AND {CLAIMABLE}
         RETURNING *
         """,
         id=batch_id,
@@ -284,20 +291,30 @@ def release(connection: Connection, batch: Batch, *, counts_against_batch: bool)
     return bool(done.rowcount)
 
 
-def release_all_of(connection: Connection, owner_prefix: str) -> list[UUID]:
-    """On a worker's shutdown: give back, at once and uncounted, every claim of its processes."""
+def release_all_of(connection: Connection, owner_prefix: str) -> list[Batch]:
+    """On a worker's shutdown: give back, at once and uncounted, every claim of its processes.
+
+    Returns the batches as they were held.
+    """
     rows = connection.execute(
         text(
-            f"""
-            UPDATE intake.batches SET status = 'uploaded', lease_until = NULL, lease_owner = NULL, hinted_at = NULL,
-                attempts = attempts - 1, not_before = NULL
-            WHERE status IN {_RUNNING} AND starts_with(lease_owner, :prefix)
-            RETURNING id
-            """
+            f"SELECT * FROM intake.batches WHERE status IN {_RUNNING} AND starts_with(lease_owner, :prefix)"
+            " FOR NO KEY UPDATE"
         ),
         {"prefix": owner_prefix},
     )
-    return [row.id for row in rows]
+    held = [Batch.from_row(row) for row in rows]
+    connection.execute(
+        text(
+            """
+            UPDATE intake.batches SET status = 'uploaded', lease_until = NULL, lease_owner = NULL, hinted_at = NULL,
+                attempts = attempts - 1, not_before = NULL
+            WHERE id = ANY (:ids)
+            """
+        ),
+        {"ids": [batch.id for batch in held]},
+    )
+    return held
 
 
 def take_unhinted(connection: Connection, *, limit: int = 100) -> list[tuple[UUID, str]]:
@@ -310,7 +327,7 @@ def take_unhinted(connection: Connection, *, limit: int = 100) -> list[tuple[UUI
             f"""
             WITH due AS (
                 SELECT id FROM intake.batches
-                WHERE {_CLAIMABLE}
+                WHERE {CLAIMABLE}
                     AND (hinted_at IS NULL OR hinted_at < clock_timestamp() - make_interval(secs => :patience))
                 ORDER BY created_at
                 FOR NO KEY UPDATE SKIP LOCKED LIMIT :limit
@@ -334,7 +351,7 @@ def next_claimable(connection: Connection) -> UUID | None:
     found: UUID | None = connection.scalar(
         text(
             f"""
-            SELECT id FROM intake.batches WHERE {_CLAIMABLE}
+            SELECT id FROM intake.batches WHERE {CLAIMABLE}
             ORDER BY array_position(ARRAY['high', 'normal', 'low'], priority), created_at LIMIT 1
             """
         )
