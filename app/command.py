@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -36,6 +37,10 @@ def takes_settings(command: Callable[Concatenate[Settings, _P], None]) -> Callab
     )
     @functools.wraps(command)
     def wrapped(*args: Any, home: Path | None, env: str | None, **kwargs: Any) -> None:
-        command(Settings.load(home=home, env=env), *args, **kwargs)
+        from app import logs
+
+        settings = Settings.load(home=home, env=env)
+        logs.configure(settings.env, level=logging.WARNING)
+        command(settings, *args, **kwargs)
 
     return wrapped

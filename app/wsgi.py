@@ -14,6 +14,7 @@ _BROKER_PATIENCE_SECONDS = 0.5
 
 def build() -> Flask:
     """The application with everything that the settings name. Raises SettingsError, StorageError."""
+    from app import logs
     from app.api.application import POOL_SIZE, create_app
     from app.settings import Settings
     from app.store import batches
@@ -22,6 +23,7 @@ def build() -> Flask:
     from tasks.hints import Hinter
 
     settings = Settings.load()
+    logs.configure(settings.env)
     engine = open_engine(settings.require_database_url(), pool_size=POOL_SIZE)
 
     def forget_hint(batch_id: UUID) -> None:

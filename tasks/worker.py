@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import sys
 import threading
 import warnings
 from typing import Any
 
 import structlog
 from celery import signals
+from celery.apps import worker as celery_worker
+from celery.exceptions import SecurityWarning
 
+from app import logs
 from app.settings import Settings
 from tasks import process
 from tasks.app import GRACE_SECONDS, configure
@@ -22,10 +27,11 @@ _PR_SET_PDEATHSIG = 1
 
 # Celery warns root of pickled messages; these are JSON, and hold an id each.
 warnings.filterwarnings(
-    "ignore", message="You're running the worker with superuser privileges", category=RuntimeWarning
+    "ignore", message=r"\s*You're running the worker with superuser privileges", category=SecurityWarning
 )
 
 settings = Settings.load()
+logs.configure(settings.env)
 process.begin(settings)
 app = configure(settings)
 app.steps["worker"].add(Reconciler)
@@ -34,12 +40,14 @@ app.steps["worker"].add(Reconciler)
 @signals.setup_logging.connect(weak=False)
 def _keep_logging_as_it_is(**_: Any) -> None:
     """Celery leaves logging alone when somebody answers this signal."""
-    import logging
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    # These tell every retry and every heartbeat.
-    for name in ("celery.worker.strategy", "celery.app.trace"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+
+def _say_in_json(text: str, _: Any = None) -> None:
+    """Celery's words on shutdown, from a signal's handler, in which logging might wait for itself."""
+    os.write(sys.stderr.fileno(), logs.line(text.strip(), logger="celery.apps.worker").encode())
+
+
+celery_worker.safe_say = _say_in_json
 
 
 @signals.worker_process_init.connect(weak=False)

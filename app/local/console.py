@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import threading
@@ -15,6 +16,7 @@ _QUEUED_LINES = 10_000
 class Console:
     """Writes ``name     | line`` to a file descriptor, the name in colour if asked.
 
+    In colour, that is for a person, a line that is one JSON object is shown as ``12:00:01 [info] event key=value``.
     Lines wait in a bounded queue for one writing thread: a paused terminal or a pipe that nobody reads must not stop
     the stack. What does not fit is dropped and counted.
     """
@@ -34,6 +36,7 @@ class Console:
         if self._colour:
             number = self._colours.setdefault(name, _COLOURS[len(self._colours) % len(_COLOURS)])
             prefix = f"\x1b[{number}m{prefix}\x1b[0m"
+            text = _for_a_person(text)
         try:
             self._lines.put_nowait(f"{prefix} {text}\n".encode(errors="replace"))
         except queue.Full:
@@ -56,3 +59,17 @@ class Console:
                     line = line[os.write(self._descriptor, line) :]
             except OSError:
                 continue
+
+
+def _for_a_person(line: str) -> str:
+    """A log line as app.logs writes it, without its braces; any other line as it is."""
+    if not line.startswith("{"):
+        return line
+    try:
+        said = json.loads(line)
+        clock = said.pop("timestamp")[11:19]
+        begin = f"{clock} [{said.pop('level')}] {said.pop('event')}"
+    except (ValueError, KeyError, TypeError):
+        return line
+    said.pop("logger", None)
+    return " ".join([begin, *(f"{name}={value}" for name, value in said.items())])

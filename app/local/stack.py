@@ -218,8 +218,10 @@ def _application(
         "--no-control-socket",
         "--limit-request-line",
         "8190",
+        "--logger-class",
+        "app.web_log.WebLogger",
     ]
-    celery = [sys.executable, "-m", "celery", "-A", "tasks.worker"]
+    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "tasks.worker"]
     flower_port = addresses.flower_url.rpartition(":")[2]
     queues = ("migrate", *broker)
     return [
