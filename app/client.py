@@ -94,6 +94,18 @@ class Client:
         """End an unfinished batch. Raises RefusedError, NoAnswerError."""
         return self._ask("POST", f"/api/v1/intake/batches/{batch_id}/cancel")
 
+    def state(self) -> Document:
+        """Backlog, workers and last failure. Raises RefusedError, NoAnswerError."""
+        return self._ask("GET", "/api/v1/intake/state")
+
+    def errors(self, batch_id: str, *, limit: int) -> Document:
+        """The first of the batch's row errors. Raises RefusedError, NoAnswerError."""
+        return self._ask("GET", f"/api/v1/intake/batches/{batch_id}/errors", params={"limit": limit})
+
+    def judgments(self, batch_id: str, *, limit: int) -> Document:
+        """The first of the judgments that the batch inserted. Raises RefusedError, NoAnswerError."""
+        return self._ask("GET", "/api/v1/judgments", params={"batch_id": batch_id, "limit": limit})
+
     def _ask(self, method: str, path: str, **content: Any) -> Document:
         try:
             response = self._http.request(method, path, **content)

@@ -67,7 +67,7 @@ def ingest(
     items: list[HandedIn] = []
     trouble: str | None = None
     quiet = Silence() if as_json or not wait else Lines()
-    with _client(settings) as client, bars() if _wants_bars(wait=wait) else nullcontext(quiet) as screen:
+    with client_for(settings) as client, bars() if _wants_bars(wait=wait) else nullcontext(quiet) as screen:
         try:
             for file in files:
                 items.append(_hand_in(client, file, fields, screen))
@@ -113,7 +113,7 @@ def _asking(settings: Settings) -> Iterator[Client]:
     """A client whose refusals end the command: 1 where the server said no, 2 where it could not be asked."""
     from app.client import NoAnswerError, RefusedError
 
-    with _client(settings) as client:
+    with client_for(settings) as client:
         try:
             yield client
         except RefusedError as refused:
@@ -123,7 +123,8 @@ def _asking(settings: Settings) -> Iterator[Client]:
             raise CouldNotError(str(problem)) from None
 
 
-def _client(settings: Settings) -> Client:
+def client_for(settings: Settings) -> Client:
+    """A client of DRAGONFLY_URL, else of the running local stack. Raises CouldNotError where address or key is missing."""
     from app.client import Client
 
     if settings.dragonfly_url is None:

@@ -84,6 +84,13 @@ class Blobs(Protocol):
         """The bytes from ``start`` up to before ``end``. Raises BlobMissingError, StorageError."""
         ...
 
+    def remove(self, key: str) -> None:
+        """Remove a blob for good. Raises BlobMissingError, StorageError.
+
+        The caller holds the advisory lock on the hash, and has made sure that no batch needs it.
+        """
+        ...
+
     def check(self) -> None:
         """Raise StorageError where the store cannot be used."""
         ...
@@ -140,6 +147,11 @@ class FolderBlobs:
         with _disk("read a file"), self._open(key) as file:
             file.seek(start)
             return file.read(end - start)
+
+    def remove(self, key: str) -> None:
+        with _disk("remove a file"):
+            (self._root / key).unlink()
+            _fsync_folder((self._root / key).parent)
 
     def _open(self, key: str) -> BinaryIO:
         try:
@@ -214,6 +226,12 @@ class ObjectBlobs:
     def read_range(self, key: str, start: int, end: int) -> bytes:
         with _object_store("read a file"):
             return bytes(obstore.get_range(self._store, key, start=start, end=end))
+
+    def remove(self, key: str) -> None:
+        with _object_store("remove a file"):
+            # To delete what is not there is no fault in an object store.
+            obstore.head(self._store, key)
+            obstore.delete(self._store, key)
 
     def check(self) -> None:
         with _object_store("reach the store"):

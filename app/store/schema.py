@@ -7,6 +7,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 
 def migrate(direct_url: str, revision: str = "head") -> None:
@@ -22,7 +23,12 @@ def migrate_down(direct_url: str, revision: str = "base") -> None:
     command.downgrade(_config(direct_url), revision)
 
 
-def _config(direct_url: str) -> Config:
+def newest_revision() -> str | None:
+    """The revision to which ``migrate`` goes."""
+    return ScriptDirectory.from_config(_config()).get_current_head()
+
+
+def _config(direct_url: str | None = None) -> Config:
     found = importlib.util.find_spec("migrations")
     if found is None or found.origin is None:
         raise RuntimeError("the migrations are not installed beside the application")

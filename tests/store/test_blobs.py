@@ -113,6 +113,15 @@ class TestEveryStore:
         incoming.discard()
         assert b"".join(store.read(KEY)) == CONTENT
 
+    def test_what_is_removed_is_gone_and_nothing_else(self, store: Blobs) -> None:
+        other = kept(store, b"another file")
+        store.remove(kept(store))
+        with pytest.raises(BlobMissingError):
+            list(store.read(KEY))
+        with pytest.raises(BlobMissingError):
+            store.remove(KEY)
+        assert b"".join(store.read(other)) == b"another file"
+
     def test_it_can_be_used(self, store: Blobs) -> None:
         store.check()
         incoming = store.incoming()
