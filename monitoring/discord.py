@@ -37,7 +37,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 300.0
 _JITTER = 0.2
 _SHORTEST_LIMIT_SECONDS = 0.5
 _PROBE_SECONDS = 3600.0
-_FAILURES_IN_A_ROW = 3
+_FAILURES_OF_THE_WEBHOOK = 3
 _SETTLE_TRIES, _SETTLE_PAUSE_SECONDS = 5, 2.0
 
 _random = secrets.SystemRandom()
@@ -67,9 +67,9 @@ def deliver(
 ) -> Delivered:
     """Send what is due, oldest first, and wait for what becomes due within ``seconds``; end then, or with nothing left.
 
-    Three failures in a row end it too: that is the webhook, and another call finds what was put off. The last request
-    may take some 40 seconds more. Any number of processes may call this at once: the claim lets one alert be under way
-    at a time, and another caller that meets one leaves the work to whoever has it.
+    Three failures with nothing sent end it too: that is the webhook, and another call finds what was put off. The last
+    request may take some 40 seconds more. Any number of processes may call this at once: the claim lets one alert be
+    under way at a time, and a caller that meets one leaves the work to whoever has it.
 
     Each alert is taken exactly once, with one exception. Where an attempt was sent and its answer never read (a timeout,
     a broken connection, a gateway that gave up, a process or a database that died in between), the alert is sent again,
@@ -85,7 +85,7 @@ def deliver(
     failures = 0
     with opened(client) as http:
         _prepare(engine, webhook, http)
-        while failures < _FAILURES_IN_A_ROW and clock() < end:
+        while (ended[Outcome.TAKEN] or failures < _FAILURES_OF_THE_WEBHOOK) and clock() < end:
             with engine.begin() as connection:
                 alert = alerts.claim(connection, webhook.fingerprint, lease_seconds=LONGEST_REQUEST_SECONDS)
                 pause = None if alert else alerts.seconds_to_next(connection, webhook.fingerprint)
@@ -93,8 +93,7 @@ def deliver(
                 answer = send(http, webhook, alert, runbook_url)
                 _settle(engine, webhook, alert, answer, has_sent=ended[Outcome.TAKEN] > 0, sleep=sleep)
                 ended[answer.outcome] += 1
-                failed = answer.outcome is Outcome.LATER and not answer.limited
-                failures = failures + 1 if failed else 0
+                failures += answer.outcome is Outcome.LATER and not answer.limited
                 pause = answer.seconds if answer.outcome is Outcome.TAKEN else 0.0
                 if not pause:
                     continue
