@@ -53,6 +53,16 @@ def _whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], i
     return read
 
 
+def _number_above_0(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"must be a number above 0, found {text!r}")
+    return number
+
+
 def _env_name(text: str) -> str:
     if text not in ("dev", "prod"):
         raise ValueError(f"must be dev or prod, found {text!r}")
@@ -169,11 +179,14 @@ class Settings:
     runbook_url: str | None = _setting(
         "RUNBOOK_URL", "Where docs/RUNBOOK_OPS.md is published; alerts link to its sections", None
     )
-    sentinel_stuck_minutes: int = _setting(
+    sentinel_interval_seconds: float = _setting(
+        "SENTINEL_INTERVAL_SECONDS", "How often beat runs the sentinel, in seconds", 60.0, _number_above_0
+    )
+    sentinel_stuck_minutes: float = _setting(
         "SENTINEL_STUCK_MINUTES",
         "A batch that is staging, validating or inserting for longer, in minutes, is stuck",
-        10,
-        _whole_number(1),
+        10.0,
+        _number_above_0,
     )
     sentinel_error_percent: Limit = _setting(
         "SENTINEL_ERROR_PERCENT",
@@ -182,26 +195,26 @@ class Settings:
         Limit(15),
         _percent_by_source,
     )
-    sentinel_backlog_minutes: int = _setting(
-        "SENTINEL_BACKLOG_MINUTES", "A batch that waits for longer, in minutes, is a backlog", 10, _whole_number(1)
+    sentinel_backlog_minutes: float = _setting(
+        "SENTINEL_BACKLOG_MINUTES", "A batch that waits for longer, in minutes, is a backlog", 10.0, _number_above_0
     )
-    sentinel_worker_seconds: int = _setting(
-        "SENTINEL_WORKER_SECONDS", "A worker that is silent for longer, in seconds, is dead", 30, _whole_number(10)
+    sentinel_worker_seconds: float = _setting(
+        "SENTINEL_WORKER_SECONDS", "A worker that is silent for longer, in seconds, is dead", 30.0, _number_above_0
     )
-    sentinel_canary_seconds: int = _setting(
+    sentinel_canary_seconds: float = _setting(
         "SENTINEL_CANARY_SECONDS",
         "A queue from which a canary has not come back for longer, in seconds, has no worker",
-        180,
-        _whole_number(10),
+        180.0,
+        _number_above_0,
     )
-    sentinel_beat_seconds: int = _setting(
-        "SENTINEL_BEAT_SECONDS", "Beat, when it is silent for longer, in seconds, is dead", 60, _whole_number(10)
+    sentinel_beat_seconds: float = _setting(
+        "SENTINEL_BEAT_SECONDS", "Beat, when it is silent for longer, in seconds, is dead", 60.0, _number_above_0
     )
-    sentinel_webhook_minutes: int = _setting(
+    sentinel_webhook_minutes: float = _setting(
         "SENTINEL_WEBHOOK_MINUTES",
         "An alert that cannot be sent for longer, in minutes, is a fault",
-        10,
-        _whole_number(1),
+        10.0,
+        _number_above_0,
     )
     sentinel_disk_percent: float = _setting(
         "SENTINEL_DISK_PERCENT",

@@ -80,12 +80,12 @@ def stuck_batches(scene: Scene) -> Finding:
     found = watch.overdue(scene.connection, [state.value for state in _ORDER_OF_STATES], limit)
     count = sum(overdue.count for overdue in found)
     if not count:
-        return Finding("stuck_batches", Level.HEALTHY, f"No batch stuck > {limit}m", {"threshold_minutes": limit})
+        return Finding("stuck_batches", Level.HEALTHY, f"No batch stuck > {limit:g}m", {"threshold_minutes": limit})
     states = ", ".join(f"{overdue.status}({overdue.count})" for overdue in found)
     return Finding(
         "stuck_batches",
         Level.CRITICAL,
-        f"{count} {_batches(count)} stuck > {limit}m: {states}",
+        f"{count} {_batches(count)} stuck > {limit:g}m: {states}",
         {"threshold_minutes": limit, "count": count, **_overdue_details(found)},
     )
 
@@ -139,12 +139,12 @@ def backlog(scene: Scene) -> Finding:
     limit = scene.settings.sentinel_backlog_minutes
     found = watch.overdue(scene.connection, [State.UPLOADED.value], limit)
     if not found:
-        return Finding("backlog", Level.HEALTHY, f"No batch waits > {limit}m", {"threshold_minutes": limit})
+        return Finding("backlog", Level.HEALTHY, f"No batch waits > {limit:g}m", {"threshold_minutes": limit})
     count, oldest = found[0].count, found[0].oldest_seconds
     return Finding(
         "backlog",
         Level.WARNING,
-        f"{count} {_batches(count)} waiting > {limit}m, the oldest for {oldest / 60:.0f}m",
+        f"{count} {_batches(count)} waiting > {limit:g}m, the oldest for {oldest / 60:.0f}m",
         {"threshold_minutes": limit, "count": count, **_overdue_details(found)},
     )
 
@@ -165,7 +165,7 @@ def workers(scene: Scene) -> Finding:
     }
     if dead:
         longest = max(worker.silent_seconds for worker in dead)
-        message = f"{len(dead)} of {len(alive) + len(dead)} workers dead: silent for {longest:.0f}s > {limit}s"
+        message = f"{len(dead)} of {len(alive) + len(dead)} workers dead: silent for {longest:.0f}s > {limit:g}s"
         return Finding("workers", Level.CRITICAL, message, details)
     if not alive:
         if scene.begins:
@@ -183,9 +183,9 @@ def beat(scene: Scene) -> Finding:
     if scene.begins and (silent is None or (silent > limit and silent > age)):
         return Finding(BEAT, Level.HEALTHY, "Waiting for beat's first sign of life", {**details, "waiting": True})
     if silent is None:
-        return Finding(BEAT, Level.CRITICAL, f"Beat has never been seen, a sign within {limit}s expected", details)
+        return Finding(BEAT, Level.CRITICAL, f"Beat has never been seen, a sign within {limit:g}s expected", details)
     if silent > limit:
-        return Finding(BEAT, Level.CRITICAL, f"Beat silent for {silent:.0f}s > {limit}s", details)
+        return Finding(BEAT, Level.CRITICAL, f"Beat silent for {silent:.0f}s > {limit:g}s", details)
     return Finding(BEAT, Level.HEALTHY, f"Beat was seen {silent:.0f}s ago", details)
 
 
@@ -229,7 +229,7 @@ def webhook(scene: Scene) -> Finding:
         message = f"{what} ({state.last_problem}): {state.refused} refused, 0 allowed"
         return Finding("webhook", Level.CRITICAL, message, details)
     if oldest > limit * 60:
-        message = f"{state.waiting} alerts cannot be sent, the oldest for {oldest / 60:.0f}m > {limit}m"
+        message = f"{state.waiting} alerts cannot be sent, the oldest for {oldest / 60:.0f}m > {limit:g}m"
         return Finding("webhook", Level.CRITICAL, message, details)
     return Finding("webhook", Level.HEALTHY, f"{state.waiting} alerts wait to be sent", details)
 
@@ -383,7 +383,7 @@ def _canary_finding(scene: Scene, alive: Sequence[watch.SeenWorker], details: di
     if lost:
         longest = max(canary.waiting_seconds or 0 for canary in lost)
         names = ", ".join(canary.queue for canary in lost)
-        message = f"No canary from {len(lost)} queues ({names}): the oldest is out for {longest:.0f}s > {limit}s"
+        message = f"No canary from {len(lost)} queues ({names}): the oldest is out for {longest:.0f}s > {limit:g}s"
         return Finding("workers", Level.CRITICAL, message, details)
     if not out:
         if scene.begins:

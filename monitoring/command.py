@@ -70,6 +70,8 @@ def sentinel(settings: Settings, as_json: bool, loop: bool, interval: float, che
     while True:
         report = watching.run(checks) if checks else watching.watch()
         _print(report, as_json=as_json)
+        if not checks:
+            watching.deliver()
         if not loop or stopping.wait(interval):
             sys.exit(report.status.exit_status)
 

@@ -75,7 +75,7 @@ class Sentinel:
         return Report(timestamp, self.settings.env, findings)
 
     def watch(self) -> Report:
-        """Run all checks, record what changed, and send the alerts that wait. Never raises."""
+        """Run all checks and record what changed, its alerts included; without PostgreSQL, tell so at once. Never raises."""
         began = time.monotonic()
         report = self.run()
         log.info("sentinel ran", status=report.status.value, alerts=[finding.check for finding in report.alerts])
@@ -89,14 +89,22 @@ class Sentinel:
         try:
             outage.end(engine, self.settings.env)
             record(engine, report, duration_ms=round((time.monotonic() - began) * 1000))
-            if webhook is not None:
-                discord.deliver(engine, webhook, runbook_url=self.settings.runbook_url)
         except SQLAlchemyError as trouble:
             log.error("sentinel could not record", problem=_reason(trouble))
             outage.tell(
                 _cannot_run("database", f"the run could not be recorded: {_reason(trouble)}"), self.settings, webhook
             )
         return report
+
+    def deliver(self) -> None:
+        """Send the alerts that wait. Takes about a minute at most, however the webhook behaves. Never raises."""
+        webhook, url = self._webhook(), self.settings.database_url
+        if webhook is None or url is None:
+            return
+        try:
+            discord.deliver(open_single(url), webhook, runbook_url=self.settings.runbook_url)
+        except SQLAlchemyError as trouble:
+            log.warning("alerts wait for the database", problem=_reason(trouble))
 
     def _webhook(self) -> discord.Webhook | None:
         """None where none is set, or where it is one to which no alert may go: the check of that name says so."""

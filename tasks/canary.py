@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 from celery import Celery
+from sqlalchemy import Engine
 
 from app.store import watch
 from tasks import process
@@ -23,7 +24,7 @@ def answer(queue: str) -> None:
         watch.canary_answered(connection, queue, process.worker_prefix())
 
 
-def send(celery: Celery) -> None:
+def send(celery: Celery, engine: Engine) -> None:
     """Send one round every queue and note it; nothing where the broker does not take it within its timeouts.
 
     Raises SQLAlchemyError.
@@ -40,6 +41,6 @@ def send(celery: Celery) -> None:
                 taken.append(queue)
     except Exception as problem:
         log.warning("canary not sent", problem=type(problem).__name__)
-    with process.engine().begin() as connection:
+    with engine.begin() as connection:
         for queue in taken:
             watch.canary_sent(connection, queue)

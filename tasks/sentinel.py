@@ -14,15 +14,15 @@ from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.store import sentinel, watch
+from app.store.database import open_single
 from monitoring.command import broker_of
 from monitoring.sentinel import Sentinel
 from tasks import canary, process
 
 log = structlog.get_logger()
 
-INTERVAL_SECONDS = 60.0
-STAND_IN_SECONDS = 75.0
-"""Without a run for so long, a worker stands in."""
+STAND_IN_INTERVALS = 1.25
+"""Without a run for so many intervals, a worker stands in."""
 _LOOK_SECONDS = 5.0
 _TURN = "sentinel stand-in"
 
@@ -33,21 +33,27 @@ class Watch:
     def __init__(self, celery: Celery) -> None:
         self._celery = celery
         self._begun = time.monotonic()
+        self._interval = process.settings().sentinel_interval_seconds
+        self._patience = self._interval * STAND_IN_INTERVALS
         self._sentinel = Sentinel(
             settings=process.settings(),
-            interval_seconds=INTERVAL_SECONDS,
+            interval_seconds=self._interval,
             broker=broker_of(process.settings()),
             begun=self._begun,
         )
+        # A connection for each use: one that is kept would wait for ever for a server that hangs.
+        self._engine = open_single(process.settings().require_database_url())
         self._at_work = threading.Event()
+        self._told = threading.Event()
         self._looked = self._begun
         self._thread: threading.Thread | None = None
 
     def go(self) -> None:
-        """From now on a round every minute; returns at once."""
+        """From now on a round in every interval; returns at once."""
         self._at_work.set()
         if self._thread is None:
             self._start(self._keep)
+            threading.Thread(target=self._keep_delivering, name="alerts", daemon=True).start()
 
     def pause(self) -> None:
         """No further round until ``go``: another process has this work."""
@@ -56,19 +62,19 @@ class Watch:
     def stand_in(self) -> None:
         """Begin one round where the last on record is too old, unless another worker does. Raises SQLAlchemyError."""
         now = time.monotonic()
-        if now - self._looked < _LOOK_SECONDS or now - self._begun < STAND_IN_SECONDS:
+        if now - self._looked < min(_LOOK_SECONDS, self._interval) or now - self._begun < self._patience:
             return
         self._looked = now
         if self._thread is not None and self._thread.is_alive():
             return
         with process.engine().begin() as connection:
             last = sentinel.last_run(connection)
-            due = (last is None or last.age_seconds > STAND_IN_SECONDS) and watch.take_turn(
-                connection, _TURN, seconds=INTERVAL_SECONDS
+            due = (last is None or last.age_seconds > self._patience) and watch.take_turn(
+                connection, _TURN, seconds=self._interval
             )
         if due:
             log.warning("nobody has run the sentinel: standing in")
-            self._start(self._round)
+            self._start(self._round_and_alerts)
 
     def _start(self, work: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=work, name="sentinel", daemon=True)
@@ -79,11 +85,23 @@ class Watch:
             self._at_work.wait()
             began = time.monotonic()
             self._round()
-            time.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
+            time.sleep(max(0.0, began + self._interval - time.monotonic()))
+
+    def _keep_delivering(self) -> None:
+        """Beside the rounds: a webhook that hangs delays no check."""
+        while True:
+            self._told.wait(self._interval)
+            self._told.clear()
+            if self._at_work.is_set():
+                self._sentinel.deliver()
+
+    def _round_and_alerts(self) -> None:
+        self._round()
+        self._sentinel.deliver()
 
     def _round(self) -> None:
         try:
-            canary.send(self._celery)
+            canary.send(self._celery, self._engine)
         except SQLAlchemyError as trouble:
             log.warning("canary not noted", trouble=type(trouble).__name__)
         try:
@@ -91,3 +109,4 @@ class Watch:
         except Exception as defect:
             # Whatever it is, the pipeline needs the next round.
             log.error("sentinel failed", problem=type(defect).__name__)
+        self._told.set()

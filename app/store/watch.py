@@ -73,7 +73,7 @@ def clock(connection: Connection) -> dt.datetime:
     return now.astimezone(dt.UTC)
 
 
-def overdue(connection: Connection, statuses: Collection[str], minutes: int) -> list[Overdue]:
+def overdue(connection: Connection, statuses: Collection[str], minutes: float) -> list[Overdue]:
     """Batches that entered one of these states more than ``minutes`` ago, in the order of the states given."""
     rows = connection.execute(
         text(
@@ -81,11 +81,11 @@ def overdue(connection: Connection, statuses: Collection[str], minutes: int) -> 
             SELECT status, count(*), extract(epoch FROM clock_timestamp() - min(state_since)),
                 (array_agg(id ORDER BY state_since))[1:CAST(:shown AS integer)]
             FROM intake.batches
-            WHERE status = ANY (:statuses) AND state_since < clock_timestamp() - make_interval(mins => :minutes)
+            WHERE status = ANY (:statuses) AND state_since < clock_timestamp() - make_interval(secs => :seconds)
             GROUP BY status ORDER BY array_position(CAST(:statuses AS text[]), status)
             """
         ),
-        {"statuses": list(statuses), "minutes": minutes, "shown": _SHOWN_IDS},
+        {"statuses": list(statuses), "seconds": 60 * minutes, "shown": _SHOWN_IDS},
     )
     return [Overdue(status, count, float(oldest), list(ids)) for status, count, oldest, ids in rows]
 
