@@ -355,7 +355,7 @@ def _overdue_details(found: Sequence[watch.Overdue]) -> dict[str, Any]:
 
 def _not_replaced(dead: Sequence[watch.SeenWorker], alive: Sequence[watch.SeenWorker]) -> list[watch.SeenWorker]:
     """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
-    free = sorted(alive, key=lambda worker: worker.started_at)
+    free = sorted((worker for worker in alive if not worker.replaces), key=lambda worker: worker.started_at)
     left = []
     for worker in sorted(dead, key=lambda one: one.last_seen_at):
         heir = next(

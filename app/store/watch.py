@@ -57,6 +57,7 @@ class SeenWorker:
     silent_seconds: float
     broker_silent_seconds: float | None
     disk_free_percent: float | None
+    replaces: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def seen_workers(connection: Connection) -> list[SeenWorker]:
             SELECT w.name, w.host, w.concurrency, w.started_at, w.last_seen_at,
                 extract(epoch FROM clock_timestamp() - w.last_seen_at) AS silent_seconds,
                 extract(epoch FROM clock_timestamp() - w.broker_seen_at) AS broker_silent_seconds,
-                w.disk_free_percent,
+                w.disk_free_percent, w.replaces,
                 (SELECT count(*) FROM intake.batches b WHERE b.status IN ('staging', 'validating', 'inserting')
                     AND b.lease_until > clock_timestamp() AND starts_with(b.lease_owner, w.name)) AS running
             FROM ops.workers w ORDER BY w.name
@@ -198,6 +199,7 @@ def seen_workers(connection: Connection) -> list[SeenWorker]:
             silent_seconds=float(row["silent_seconds"]),
             broker_silent_seconds=None if row["broker_silent_seconds"] is None else float(row["broker_silent_seconds"]),
             disk_free_percent=None if row["disk_free_percent"] is None else float(row["disk_free_percent"]),
+            replaces=row["replaces"],
         )
         for row in rows
     ]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+_SURELY_DEAD_SECONDS = 60
+
 
 def seen(
     connection: Connection,
@@ -47,6 +49,28 @@ def seen(
 def gone(connection: Connection, name: str) -> None:
     """This worker has stopped in good order."""
     connection.execute(text("DELETE FROM ops.workers WHERE name = :name"), {"name": name})
+
+
+def take_place(connection: Connection, name: str) -> str | None:
+    """Once in its life a worker removes the row of one that died on its host before it began; returns that one's name."""
+    replaced: str | None = connection.scalar(
+        text(
+            """
+            WITH dead AS (
+                SELECT d.name FROM ops.workers d JOIN ops.workers me ON me.host = d.host
+                WHERE me.name = :name AND me.replaces IS NULL AND d.last_seen_at < me.started_at
+                    AND d.last_seen_at < clock_timestamp() - make_interval(secs => :silent)
+                ORDER BY d.last_seen_at LIMIT 1 FOR UPDATE OF d SKIP LOCKED
+            ), removed AS (
+                DELETE FROM ops.workers w USING dead WHERE w.name = dead.name RETURNING w.name
+            )
+            UPDATE ops.workers SET replaces = removed.name FROM removed WHERE workers.name = :name
+            RETURNING workers.replaces
+            """
+        ),
+        {"name": name, "silent": _SURELY_DEAD_SECONDS},
+    )
+    return replaced
 
 
 def forget_gone(connection: Connection) -> int:

@@ -23,8 +23,9 @@ CREATE TABLE ops.canaries (
     answered_by text
 );
 COMMENT ON COLUMN ops.canaries.sent_at IS 'of the oldest canary that has not come back, else of the last one';
-ALTER TABLE ops.workers ADD COLUMN disk_free_percent numeric(5, 2);
+ALTER TABLE ops.workers ADD COLUMN disk_free_percent numeric(5, 2), ADD COLUMN replaces text;
 COMMENT ON COLUMN ops.workers.disk_free_percent IS 'the fullest of the disks that this worker writes to';
+COMMENT ON COLUMN ops.workers.replaces IS 'the worker that died on this host before, and whose row is gone';
 """
 
 _SENTINEL = """
@@ -106,6 +107,6 @@ def downgrade() -> None:
         """
         DROP TABLE ops.alerts, ops.sentinel_flips, ops.sentinel_runs, ops.canaries, ops.heartbeats;
         DROP INDEX intake.batches_completed_at_idx;
-        ALTER TABLE ops.workers DROP COLUMN disk_free_percent;
+        ALTER TABLE ops.workers DROP COLUMN disk_free_percent, DROP COLUMN replaces;
         """
     )

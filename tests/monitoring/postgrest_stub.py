@@ -21,7 +21,7 @@ SENTENCES = {
 class PostgrestStub:
     """``code`` is what every request is refused with, while there is one; a reload takes it away if ``heals``."""
 
-    def __init__(self, direct_url: str) -> None:
+    def __init__(self) -> None:
         self.code: str | None = None
         self.answers_left: int | None = None
         """So many refusals, then the code is gone by itself; None for as long as it stands."""
@@ -29,7 +29,6 @@ class PostgrestStub:
         self.heals = True
         self.requests: list[tuple[str, str | None]] = []
         self.reloads = 0
-        self._direct_url = direct_url
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,15 +60,26 @@ class PostgrestStub:
         return status, {"code": code, "message": sentence, "details": None, "hint": None}
 
     @contextmanager
-    def running(self) -> Iterator[PostgrestStub]:
-        """Answers and listens until the block is left."""
+    def answering(self) -> Iterator[PostgrestStub]:
+        """Answers until the block is left."""
+        server = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        server.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+
+    @contextmanager
+    def listening(self, direct_url: str) -> Iterator[PostgrestStub]:
+        """Hears of reloads until the block is left."""
         stopping = threading.Event()
-        listening = threading.Event()
+        begun = threading.Event()
 
         def listen() -> None:
-            with psycopg.connect(self._direct_url, autocommit=True) as connection:
+            with psycopg.connect(direct_url, autocommit=True) as connection:
                 connection.execute("LISTEN pgrst")
-                listening.set()
+                begun.set()
                 while not stopping.is_set():
                     for notice in connection.notifies(timeout=0.1):
                         if notice.payload == "reload schema":
@@ -79,13 +89,9 @@ class PostgrestStub:
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
-        assert listening.wait(10)
-        server = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        server.start()
+        assert begun.wait(10)
         try:
             yield self
         finally:
             stopping.set()
-            self._server.shutdown()
-            self._server.server_close()
             listener.join(5)

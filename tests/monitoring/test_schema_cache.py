@@ -16,7 +16,8 @@ from tests.monitoring.postgrest_stub import PostgrestStub
 
 @pytest.fixture
 def postgrest(postgres_server: Postgres) -> Iterator[PostgrestStub]:
-    with PostgrestStub(postgres_server.url()).running() as stub:
+    stub = PostgrestStub()
+    with stub.answering(), stub.listening(postgres_server.url()):
         yield stub
 
 
