@@ -76,11 +76,18 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 if time.monotonic() - swept >= _SWEEP_SECONDS:
                     swept = time.monotonic()
                     intake.sweep_spool(process.workshop())
+                    self._take_place()
             except SQLAlchemyError as trouble:
                 log.warning("reconciler waits for the database", trouble=type(trouble).__name__)
             except Exception as defect:
                 # Whatever it is, the batches need the next tick.
                 log.error("reconciler failed", problem=type(defect).__name__)
+
+    def _take_place(self) -> None:
+        with process.engine().begin() as connection:
+            replaced = workers.take_place(connection, process.worker_prefix())
+        if replaced is not None:
+            log.info("worker replaced", dead=replaced)
 
     def _tick(self, parent: Any) -> None:
         engine = process.engine()
