@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,6 +109,16 @@ def test_removing_again_finds_nothing(runs: Runs) -> None:
     own, _ = runs.complete()
     runs.remove(own)
     assert runs.remove(own) == Removed([], 0, 0, 0, 0, [])
+
+
+def test_by_hand_it_is_removed_as_the_page_says(runs: Runs, real: Batch, postgres_server: Postgres) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "smoke-test.md").read_text(encoding="utf-8")
+    (statements,) = re.findall(r"^```sql\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    before = remains(postgres_server.url())
+    own, _ = runs.complete()
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute(statements.replace("RUN", str(own.id)))
+    assert remains(postgres_server.url()) == before
 
 
 class TestLeftBehind:
