@@ -14,12 +14,17 @@ _BROKER_PATIENCE_SECONDS = 0.5
 
 def build() -> Flask:
     """The application with everything that the settings name. Raises SettingsError, StorageError."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.exceptions import RedisError
+    from redis.retry import Retry
+
     from app import logs
     from app.api.application import POOL_SIZE, create_app
     from app.settings import Settings
     from app.store import batches
     from app.store.database import open_engine
-    from tasks.app import configure
+    from tasks.app import QUEUES, configure
     from tasks.hints import Hinter
 
     settings = Settings.load()
@@ -31,23 +36,27 @@ def build() -> Flask:
             batches.forget_hint(connection, batch_id)
 
     hinter = Hinter(configure(settings), dropped=forget_hint)
-    return create_app(settings, hinter.enqueue, engine=engine, broker_state=lambda: _broker_answers(settings.redis_url))
+    broker = Redis.from_url(
+        settings.require_redis_url(),
+        socket_timeout=_BROKER_PATIENCE_SECONDS,
+        socket_connect_timeout=_BROKER_PATIENCE_SECONDS,
+        # Tried once: retries would take longer than whoever asks has time.
+        retry=Retry(NoBackoff(), 0),
+    )
 
+    def broker_answers() -> bool:
+        try:
+            return bool(broker.ping())
+        except (RedisError, OSError):
+            return False
 
-def _broker_answers(redis_url: str | None) -> bool:
-    import redis
+    def queue_lengths() -> dict[str, int]:
+        with broker.pipeline(transaction=False) as pipeline:
+            for queue in QUEUES:
+                pipeline.llen(queue)
+            return dict(zip(QUEUES, pipeline.execute(), strict=True))
 
-    if redis_url is None:
-        return False
-    try:
-        with redis.Redis.from_url(
-            redis_url,
-            socket_timeout=_BROKER_PATIENCE_SECONDS,
-            socket_connect_timeout=_BROKER_PATIENCE_SECONDS,
-        ) as client:
-            return bool(client.ping())
-    except (redis.RedisError, OSError):
-        return False
+    return create_app(settings, hinter.enqueue, engine=engine, broker_state=broker_answers, queue_lengths=queue_lengths)
 
 
 def __getattr__(name: str) -> Any:

@@ -157,7 +157,7 @@ def workers(scene: Scene) -> Finding:
         # What an earlier stack left behind tells nothing about this one, whose workers may be starting.
         seen = [worker for worker in seen if worker.last_seen_at >= scene.started_at]
     alive = [worker for worker in seen if worker.silent_seconds <= limit]
-    dead = _not_replaced([worker for worker in seen if worker.silent_seconds > limit], alive)
+    dead = not_replaced([worker for worker in seen if worker.silent_seconds > limit], alive)
     details: dict[str, Any] = {
         "threshold_seconds": limit,
         "alive": len(alive),
@@ -353,7 +353,7 @@ def _overdue_details(found: Sequence[watch.Overdue]) -> dict[str, Any]:
     }
 
 
-def _not_replaced(dead: Sequence[watch.SeenWorker], alive: Sequence[watch.SeenWorker]) -> list[watch.SeenWorker]:
+def not_replaced(dead: Sequence[watch.SeenWorker], alive: Sequence[watch.SeenWorker]) -> list[watch.SeenWorker]:
     """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
     free = sorted((worker for worker in alive if not worker.replaces), key=lambda worker: worker.started_at)
     left = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from flask import Flask
@@ -27,12 +27,15 @@ from app.api.fields import IdConverter
 from app.settings import Settings
 from app.store.blobs import Blobs, open_blobs
 from app.store.database import open_engine
+from monitoring.collector import FiguresCollector
 
 WEB_THREADS = 32
 """The threads of the web server; uploads take at most three quarters of them."""
 POOL_SIZE = WEB_THREADS
 """One for each thread: receiving a file holds a connection while an object store copies it."""
 _OPEN_BLUEPRINTS = frozenset({"health", "docs"})
+_STEADFAST_BLUEPRINTS = frozenset({"metrics"})
+"""They answer while the database does not."""
 _DESCRIPTION = (
     "Takes vendor exports of court judgments in and tells what became of every row. "
     "Send the key as 'Authorization: Bearer <key>'. A refusal is a Problem with a code of the catalogue below."
@@ -46,12 +49,14 @@ def create_app(
     engine: Engine | None = None,
     blobs: Blobs | None = None,
     broker_state: Callable[[], bool] | None = None,
+    queue_lengths: Callable[[], Mapping[str, int]] | None = None,
     web_threads: int = WEB_THREADS,
     body_window_seconds: float = body.WINDOW_SECONDS,
 ) -> Flask:
     """The application.
 
-    ``enqueue`` hands a batch on and never blocks; ``broker_state`` says within a moment whether the broker answers.
+    ``enqueue`` hands a batch on and never blocks; ``broker_state`` says within a moment whether the broker answers, and
+    ``queue_lengths`` how many messages wait in each queue; it raises where the broker does not answer.
     ``body_window_seconds`` is the time over which a body has to keep its pace.
     """
     app = Flask("app.api", static_folder=None)
@@ -77,12 +82,16 @@ def create_app(
         upload_slots=Slots(max(1, web_threads * 3 // 4)),
     )
     parts.install(app, own)
-    metrics = health.Metrics()
+    metrics = health.Metrics(
+        FiguresCollector(
+            own.engine, worker_silent_seconds=settings.sentinel_worker_seconds, queue_lengths=queue_lengths
+        )
+    )
     health.install(app, broker_state=broker_state, metrics=metrics)
     # The order is the rule: count, watch the pace, ask for the key (and so for the database), then read the body.
     metrics.watch(app)
     body.watch_pace(app, body_window_seconds)
-    auth.require_key(app, own.engine, _OPEN_BLUEPRINTS, auth.FailureLimit())
+    auth.require_key(app, own.engine, _OPEN_BLUEPRINTS, auth.FailureLimit(), steadfast=_STEADFAST_BLUEPRINTS)
     body.read_small_bodies(app, frozenset({uploads.STREAMED_ENDPOINT}))
     problems.register(app)
     api = Api(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import OrderedDict, deque
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 from flask import Flask, g, request
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.problems import ProblemError
 from app.store import keys
@@ -17,6 +19,8 @@ FAILURES_PER_MINUTE = 20
 _WINDOW_SECONDS = 60.0
 _MOST_ADDRESSES = 10_000
 _SCHEME = "bearer "
+_PATIENCE_SECONDS = 1.0
+_REMEMBERED_SECONDS = 3600.0
 
 
 class FailureLimit:
@@ -44,8 +48,71 @@ class FailureLimit:
             return max(1, int(failures[0] + _WINDOW_SECONDS - now) + 1)
 
 
-def require_key(app: Flask, engine: Engine, open_blueprints: frozenset[str], limit: FailureLimit) -> None:
-    """Check the key before anything else of a request is looked at; the key's name is then ``caller()``."""
+class RememberedKeys:
+    """Asks the database for a key, for a moment only; where it does not answer, a key that was valid within the hour is.
+
+    For calls that must answer while the database does not, and tell nobody anything that is worth a key for long.
+    """
+
+    def __init__(self, engine: Engine, *, patience: float = _PATIENCE_SECONDS) -> None:
+        self._engine = engine
+        self._patience = patience
+        self._turn = threading.Lock()
+        self._known: dict[str, tuple[float, str]] = {}
+
+    def name_of(self, plaintext: str) -> str | None:
+        """The name of the key, or None. Raises ProblemError (DATABASE_UNAVAILABLE) where nobody knows."""
+        fingerprint = hashlib.sha256(plaintext.encode("utf-8", "surrogatepass")).hexdigest()
+        deadline = time.monotonic() + self._patience
+        answered = threading.Event()
+        answer: list[str | None] = []
+
+        def ask() -> None:
+            try:
+                with self._engine.begin() as connection:
+                    key = keys.authenticate(connection, plaintext)
+                answer.append(None if key is None else key.name)
+            except SQLAlchemyError:
+                pass
+            finally:
+                self._turn.release()
+                answered.set()
+
+        # One at a time: what hangs must not take every connection.
+        if self._turn.acquire(timeout=self._patience):
+            threading.Thread(target=ask, name="key", daemon=True).start()
+            answered.wait(max(0.0, deadline - time.monotonic()))
+        if not answer:
+            seen, name = self._known.get(fingerprint, (0.0, ""))
+            if name and time.monotonic() - seen <= _REMEMBERED_SECONDS:
+                return name
+            raise ProblemError("DATABASE_UNAVAILABLE")
+        self._known.pop(fingerprint, None)
+        if answer[0] is not None:
+            self._known[fingerprint] = (time.monotonic(), answer[0])
+        return answer[0]
+
+
+def require_key(
+    app: Flask,
+    engine: Engine,
+    open_blueprints: frozenset[str],
+    limit: FailureLimit,
+    *,
+    steadfast: frozenset[str] = frozenset(),
+) -> None:
+    """Check the key before anything else of a request is looked at; the key's name is then ``caller()``.
+
+    ``open_blueprints`` need none; ``steadfast`` ones are let in while the database does not answer, by RememberedKeys.
+    """
+    remembered = RememberedKeys(engine)
+
+    def name_of(plaintext: str) -> str | None:
+        if request.blueprint in steadfast:
+            return remembered.name_of(plaintext)
+        with engine.begin() as connection:
+            key = keys.authenticate(connection, plaintext)
+        return None if key is None else key.name
 
     def check() -> None:
         # An address that does not exist is a 404 for everyone: nothing stands behind it.
@@ -53,10 +120,9 @@ def require_key(app: Flask, engine: Engine, open_blueprints: frozenset[str], lim
             return
         plaintext = _bearer()
         if plaintext is not None:
-            with engine.begin() as connection:
-                key = keys.authenticate(connection, plaintext)
-            if key is not None:
-                g.caller = key.name
+            name = name_of(plaintext)
+            if name is not None:
+                g.caller = name
                 return
         wait = limit.record(request.remote_addr or "")
         if wait is not None:

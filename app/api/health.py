@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, current_app, g, request
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,6 +19,7 @@ from app.api.parts import parts
 from app.api.problems import ProblemError
 from app.api.schemas import LivenessSchema, ReadinessSchema
 from app.store.blobs import StorageError
+from monitoring.metrics import REQUEST_SECONDS, REQUESTS
 
 CACHE_SECONDS = 2.0
 
@@ -47,17 +49,14 @@ class Remembered:
 
 
 class Metrics:
-    """Counts requests by method, route and status; never by anything that a client can make up."""
+    """Counts requests by method, route and status, never by anything that a client can make up; and shows ``figures``."""
 
-    def __init__(self) -> None:
+    def __init__(self, figures: Collector) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests = Counter(
-            "dragonfly_http_requests", "Requests answered", ("method", "route", "status"), registry=self.registry
-        )
-        self._seconds = Histogram(
-            "dragonfly_http_request_seconds", "Time to the answer", ("method", "route"), registry=self.registry
-        )
+        self.registry.register(figures)
+        self._requests = REQUESTS.counter(self.registry)
+        self._seconds = REQUEST_SECONDS.histogram(self.registry)
 
     def watch(self, app: Flask) -> None:
         """Count the application's requests."""
@@ -126,7 +125,10 @@ def ready() -> Any:
 @metrics_blueprint.response(200, {"type": "string"}, content_type="text/plain")
 @metrics_blueprint.refuses()
 def show() -> Response:
-    """Show the process's and the requests' numbers"""
+    """Show the figures of the intake, of the requests and of the process
+
+    They answer within seconds whatever the database does, without its figures if need be.
+    """
     metrics = current_app.extensions["dragonfly.metrics"]
     return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
 
