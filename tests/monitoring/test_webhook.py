@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import email.utils
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -182,6 +183,31 @@ def test_an_alert_that_cannot_be_written_is_refused_alone() -> None:
     with opened() as client:
         answer = send(client, Webhook.from_url(GOOD, HOSTS, "prod"), alert, None)
     assert answer == Answer(Outcome.REFUSED, "it cannot be written as a message (AttributeError)")
+
+
+class Unclosable(httpx.SyncByteStream):
+    """A body whose connection breaks when it is let go."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b""
+
+    def close(self) -> None:
+        raise httpx.ReadError("broken")
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(204, Outcome.TAKEN), (404, Outcome.DEAD)])
+def test_what_breaks_after_the_status_changes_nothing(status: int, outcome: Outcome) -> None:
+    alert = Alert(
+        kind="raised",
+        check_name="ledger",
+        level="CRITICAL",
+        environment="dev",
+        message="m",
+        happened_at=dt.datetime.now(dt.UTC),
+    )
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, stream=Unclosable()))
+    with httpx.Client(transport=transport) as client:
+        assert send(client, Webhook.from_url(GOOD, HOSTS, "prod"), alert, None).outcome is outcome
 
 
 def test_no_proxy_of_the_environment_learns_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
