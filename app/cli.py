@@ -106,6 +106,7 @@ def info(settings: Settings, as_json: bool) -> None:
             "user": run.get("flower_user"),
             "password": run.get("flower_password"),
         },
+        "worker_metrics": run.get("worker_metrics_url"),
         "versions": {
             "dragonfly": _own_version(),
             "python": platform.python_version(),
@@ -162,6 +163,7 @@ def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: 
         dragonfly_url=settings.dragonfly_url,
         secret_key=settings.secret_key,
         pg_bin=settings.pg_bin,
+        worker_metrics=settings.worker_metrics,
     )
 
 

@@ -63,6 +63,14 @@ def _number_above_0(text: str) -> float:
     return number
 
 
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    try:
+        return host.strip("[]") or "127.0.0.1", _whole_number(1, 65535)(port)
+    except ValueError:
+        raise ValueError(f"must be a port, or ADDRESS:PORT, with a port from 1 to 65535, found {text!r}") from None
+
+
 def _env_name(text: str) -> str:
     if text not in ("dev", "prod"):
         raise ValueError(f"must be dev or prod, found {text!r}")
@@ -227,6 +235,12 @@ class Settings:
         "Duplicates per hundred valid rows of the last 60 minutes above which the sentinel warns; sources as above",
         Limit(50),
         _percent_by_source,
+    )
+    worker_metrics: tuple[str, int] | None = _setting(
+        "WORKER_METRICS_PORT",
+        "Where a worker shows its metrics: a port of the loopback address, or `ADDRESS:PORT`; nowhere if unset",
+        None,
+        _address,
     )
     max_record_bytes: int = _setting(
         "MAX_RECORD_BYTES", "Largest record of a file, in bytes", 1 * _MIB, _whole_number(1024, 64 * _MIB)

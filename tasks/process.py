@@ -10,12 +10,15 @@ from sqlalchemy import Engine
 
 from app.engine.tuning import tune
 from app.formats.csv import Limits
+from app.observer import Unobserved
 from app.settings import Settings
 from app.store.blobs import open_blobs
 from app.store.database import open_engine
 from app.workshop import Workshop
+from monitoring.tally import Tally
 
 _name = ""
+_tally: Tally | None = None
 _settings: Settings | None = None
 _made: tuple[int, Workshop] | None = None
 
@@ -34,6 +37,18 @@ def settings() -> Settings:
     if _settings is None:
         raise RuntimeError("no composition root has begun this process: start workers with 'celery -A tasks.worker'")
     return _settings
+
+
+def count_with(tally: Tally) -> None:
+    """Called by a worker's composition root, in the main process, before it forks."""
+    global _tally  # noqa: PLW0603
+    _tally = tally
+
+
+def repaired(how: str, batches: int = 1) -> None:
+    """The reconciler has put so many batches right: ``hinted`` or ``ingested``."""
+    if _tally is not None:
+        _tally.repaired(how, batches)
 
 
 def tell_that_it_is_ready() -> None:
@@ -70,4 +85,5 @@ def _make(chosen: Settings) -> Workshop:
         limits=Limits(max_record_bytes=chosen.max_record_bytes, max_columns=chosen.max_columns),
         lease_seconds=chosen.lease_seconds,
         owner=f"{worker_prefix()}{os.getpid()}",
+        observer=_tally or Unobserved(),
     )

@@ -123,6 +123,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 return
         if due:
             log.info("hinted again", batches=len(due))
+            process.repaired("hinted", len(due))
 
     def _work_without_broker(self) -> None:
         """Ingest in this process, one batch after the other, beside the ticks, until the broker answers again."""
@@ -137,7 +138,8 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                     chosen = batches.next_claimable(connection)
                 if chosen is None:
                     return
-                intake.ingest(process.workshop(), chosen)
+                if intake.ingest(process.workshop(), chosen) is not None:
+                    process.repaired("ingested")
         except SQLAlchemyError as trouble:
             log.warning("ingesting waits for the database", trouble=type(trouble).__name__)
 

@@ -17,6 +17,7 @@ from celery.exceptions import SecurityWarning
 
 from app import logs
 from app.settings import Settings
+from monitoring.tally import Tally
 from tasks import process
 from tasks.app import GRACE_SECONDS, configure
 from tasks.reconciler import Reconciler, hand_over, sign_off
@@ -48,6 +49,18 @@ def _say_in_json(text: str, _: Any = None) -> None:
 
 
 celery_worker.safe_say = _say_in_json
+
+
+@signals.worker_init.connect(weak=False)
+def _count(**_: Any) -> None:
+    """Before the pool forks: its children tell what they have done through a pipe that they inherit."""
+    tally = Tally()
+    process.count_with(tally)
+    tally.serve(settings.worker_metrics)
+
+    @signals.worker_process_init.connect(weak=False)
+    def _leave_to_the_main_process(**_: Any) -> None:
+        tally.leave_to_the_main_process()
 
 
 @signals.worker_process_init.connect(weak=False)

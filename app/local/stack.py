@@ -53,6 +53,8 @@ class Wanted:
     dragonfly_url: str | None = None
     secret_key: str | None = None
     pg_bin: Path | None = None
+    worker_metrics: tuple[str, int] | None = None
+    """Where the worker shows its metrics; None takes a free port."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Addresses:
     flower_url: str
     flower_user: str
     flower_password: str
+    worker_metrics_url: str
     local_database: bool
 
 
@@ -130,6 +133,7 @@ def run(
 
 def _addresses(home: Home, wanted: Wanted, port: int, postgres: Postgres | None, valkey: Valkey | None) -> Addresses:
     web = f"http://{_LOOPBACK}:{port}"
+    metrics_host, metrics_port = wanted.worker_metrics or (_LOOPBACK, free_port())
     database_url, direct_url = wanted.database_url, wanted.database_direct_url
     if postgres is not None:
         database_url = postgres.url(SERVICE_ROLE, home.secret("service_role_password"))
@@ -148,6 +152,7 @@ def _addresses(home: Home, wanted: Wanted, port: int, postgres: Postgres | None,
         flower_url=f"http://{_LOOPBACK}:{free_port()}",
         flower_user=_FLOWER_USER,
         flower_password=home.secret("flower_password"),
+        worker_metrics_url=f"http://{metrics_host}:{metrics_port}/metrics",
         local_database=postgres is not None,
     )
 
@@ -199,6 +204,7 @@ def _application(
         "STORAGE_URL": addresses.storage_url,
         "DRAGONFLY_URL": addresses.dragonfly_url,
         "DRAGONFLY_SECRET_KEY": wanted.secret_key or home.secret("secret_key"),
+        "WORKER_METRICS_PORT": addresses.worker_metrics_url.removeprefix("http://").removesuffix("/metrics"),
         "PYTHONUNBUFFERED": "1",
     }
     # Not among Flower's arguments, which every user of the machine can read.

@@ -157,6 +157,11 @@ class TestRefusals:
             ("DRAGONFLY_ENV", "staging", "DRAGONFLY_ENV must be dev or prod, found 'staging'."),
             ("DRAGONFLY_ADMIN_KEY", "short", "DRAGONFLY_ADMIN_KEY must have at least 20 characters, found 5."),
             (
+                "WORKER_METRICS_PORT",
+                "localhost",
+                "WORKER_METRICS_PORT must be a port, or ADDRESS:PORT, with a port from 1 to 65535, found 'localhost'.",
+            ),
+            (
                 "FLOWER_BASIC_AUTH",
                 "hunter2",
                 "FLOWER_BASIC_AUTH must be a user and a password with a colon between them.",
@@ -170,6 +175,16 @@ class TestRefusals:
         with pytest.raises(SettingsError) as refused:
             Settings.load()
         assert str(refused.value) == sentence
+
+    @pytest.mark.parametrize(
+        ("value", "address"),
+        [("9400", ("127.0.0.1", 9400)), ("10.0.0.5:9400", ("10.0.0.5", 9400)), ("[::1]:9400", ("::1", 9400))],
+    )
+    def test_a_port_alone_is_one_of_the_loopback_address(
+        self, monkeypatch: pytest.MonkeyPatch, value: str, address: tuple[str, int]
+    ) -> None:
+        monkeypatch.setenv("WORKER_METRICS_PORT", value)
+        assert Settings.load().worker_metrics == address
 
     @pytest.mark.parametrize(
         ("method", "variable"),
