@@ -14,11 +14,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import Engine, StaticPool, create_engine, text
 
 from app import intake
 from app.intake import Workshop
 from app.local.postgres import Postgres
 from app.store import inventory
+from app.store.database import connect
 from app.store.schema import migrate, migrate_down
 from monitoring import smoke_simplicity
 from monitoring.smoke import CouldNotSetUpError, Report
@@ -96,6 +98,26 @@ def test_nothing_of_it_remains(
     assert smoke_simplicity.run(service_url, environment="dev").passed
     assert remains(postgres_server.url()) == before
     assert look.rows("SELECT schemaname, sequencename, last_value FROM pg_sequences") == sequences
+
+
+def test_it_leaves_nothing_in_the_session_so_a_pooler_may_stand_in_between(
+    service_url: str, database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = create_engine("postgresql+psycopg://", creator=lambda: connect(service_url), poolclass=StaticPool)
+    monkeypatch.setattr(smoke_simplicity, "open_single", lambda _: kept)
+    assert smoke_simplicity.run(service_url, environment="dev").passed
+    with kept.connect() as connection:
+        found = connection.execute(
+            text(
+                """
+                SELECT (SELECT count(*) FROM pg_prepared_statements),
+                    (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()),
+                    (SELECT count(*) FROM pg_settings WHERE source = 'session')
+                """
+            )
+        ).one()
+    kept.dispose()
+    assert tuple(found) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

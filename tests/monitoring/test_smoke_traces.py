@@ -223,6 +223,14 @@ class TestUnfinished:
         assert runs.remove(own).batch_ids == [batch.id]
         assert intake.ingest(runs.workshop, batch.id) is None
 
+    def test_once_stopped_it_is_no_longer_to_be_had(self, runs: Runs) -> None:
+        own = runs.begun()
+        batch = runs.upload(own, good_file(own))
+        with runs.owner.begin() as connection:
+            assert traces.stop(connection, own) == [batch.id]
+        assert intake.ingest(runs.workshop, batch.id) is None
+        assert runs.look.batch(batch.id).status is State.CANCELLED
+
     def test_a_batch_at_work_is_taken_from_its_worker(self, runs: Runs, database: Engine) -> None:
         own = runs.begun()
         batch = runs.upload(own, good_file(own))
