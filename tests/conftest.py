@@ -30,6 +30,8 @@ TABLES = (
     "public.judgments",
     "intake.row_conflicts",
     "intake.row_errors",
+    "intake.error_tallies",
+    "intake.error_totals",
     "intake.batches",
     "ops.api_keys",
     "ops.workers",

@@ -87,6 +87,28 @@ row_errors = Table(
     schema="intake",
 )
 
+error_tallies = Table(
+    "error_tallies",
+    metadata,
+    Column("batch_id", UUID, primary_key=True),
+    Column("error_code", Text, primary_key=True),
+    Column("error_stage", Text, primary_key=True),
+    Column("occurrence_count", Integer, nullable=False),
+    Column("unresolved_count", Integer, nullable=False),
+    Column("first_seen", _TIME, nullable=False),
+    Column("last_seen", _TIME, nullable=False),
+    schema="intake",
+)
+
+error_totals = Table(
+    "error_totals",
+    metadata,
+    Column("batch_id", UUID, primary_key=True),
+    Column("error_count", Integer, nullable=False),
+    Column("unresolved_count", Integer, nullable=False),
+    schema="intake",
+)
+
 row_conflicts = Table(
     "row_conflicts",
     metadata,
@@ -155,6 +177,7 @@ workers = Table(
     Column("started_at", _TIME, nullable=False),
     Column("last_seen_at", _TIME, nullable=False),
     Column("disk_free_percent", Numeric(5, 2)),
+    Column("replaces", Text),
     schema="ops",
 )
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
 from app.batch import FINISHED, State
+from app.local.postgres import Postgres
 from app.store import batches
 from app.store.batches import Batch
 
@@ -125,3 +128,13 @@ class Batches:
 def made(database: Engine, owner_engine: Engine) -> Batches:
     """Makes batches, on empty tables."""
     return Batches(database, owner_engine)
+
+
+@pytest.fixture
+def logged_in(postgres_server: Postgres) -> Iterator[psycopg.Connection]:
+    """A session of PostgREST's, which logs in as authenticator."""
+    with psycopg.connect(postgres_server.url(), autocommit=True) as connection:
+        connection.execute("ALTER ROLE authenticator PASSWORD 'authenticator'")
+    url = postgres_server.url("authenticator", "authenticator")
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection

@@ -1,16 +1,20 @@
-"""The views: their columns as they are documented, and figures worked out by hand."""
+"""The views: their columns as they are documented, figures worked out by hand, and figures counted in Python."""
 
 from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, text
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, text
 
 from app.batch import State
 from app.errors import CATALOGUE
+from tests import reference_figures as counted
 from tests.conftest import Look
 from tests.store.conftest import Batches
 
@@ -244,3 +248,124 @@ class TestErrorTrend:
             ("week", day("2025-01-27"), 2, 400, Decimal("2.50")),
             ("week", day("2025-02-03"), 1, 50, Decimal("50.00")),
         ]
+
+    def test_a_second_before_and_at_midnight_are_two_weeks_and_two_months(self, made: Batches, seen: Any) -> None:
+        midnight = dt.datetime(2025, 9, 1, tzinfo=dt.UTC)
+        assert midnight.weekday() == 0
+        for moment in (midnight - dt.timedelta(microseconds=1), midnight):
+            made.put(State.COMPLETED, created_at=moment, row_count_total=1)
+        found = [(row["period"], row["bucket"]) for row in seen("ops.v_error_trend", "period, bucket")]
+        assert found == [
+            ("month", dt.datetime(2025, 8, 1, tzinfo=dt.UTC)),
+            ("month", midnight),
+            ("week", dt.datetime(2025, 8, 25, tzinfo=dt.UTC)),
+            ("week", midnight),
+        ]
+
+
+def test_without_a_batch_every_view_is_empty(database: Engine, seen: Any) -> None:
+    for view in (*COLUMNS, "intake.view_batch_metrics"):
+        assert seen(view) == []
+
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+CLOCK_CHANGES = (dt.datetime(2025, 3, 9, 7, tzinfo=dt.UTC), dt.datetime(2025, 11, 2, 6, tzinfo=dt.UTC))
+"""When New York put its clocks forward and back."""
+
+
+def clocks_changed_on(day: dt.date) -> str:
+    """A time zone whose clocks are put forward on this day of every year."""
+    start = int(day.strftime("%j"))
+    # The form without 29 February counts from 1 to 365.
+    start -= day > dt.date(day.year, 2, 28) and dt.date(day.year, 12, 31).strftime("%j") == "366"
+    return f"WIN5SUM,J{start},J{(start + 180) % 365 + 1}"
+
+
+THREE_DAYS_AGO = clocks_changed_on(dt.datetime.now(dt.UTC).date() - dt.timedelta(days=3))
+ZONES = ("UTC", "America/New_York", "Asia/Kolkata", THREE_DAYS_AGO)
+
+
+def read_in(connection: Connection, zone: str, view: str) -> counted.Figures:
+    """The view's rows in their own order, read in a session of that time zone."""
+    connection.execute(text("SELECT set_config('TimeZone', :zone, true)"), {"zone": zone})
+    return [dict(row) for row in connection.execute(text(f"SELECT * FROM {view}")).mappings()]
+
+
+def before(moment: dt.datetime, most_days: int) -> st.SearchStrategy[dt.datetime]:
+    """Moments up to so many days before, to the microsecond."""
+    return st.builds(lambda age: moment - age, st.timedeltas(dt.timedelta(seconds=1), dt.timedelta(days=most_days)))
+
+
+class TestTheSessionsTimeZone:
+    def test_a_week_in_which_the_clocks_change_is_as_long_as_any_other(self, made: Batches, database: Engine) -> None:
+        now = dt.datetime.now(dt.UTC)
+        batch_id = made.put(State.COMPLETED)
+        for number, hours in enumerate((166.5, 167.5, 168.5, 169.5)):
+            moment = now - dt.timedelta(hours=hours)
+            made.put(State.COMPLETED, created_at=moment)
+            made.put_error(batch_id, number, created_at=moment)
+        with database.begin() as connection:
+            hours = read_in(connection, THREE_DAYS_AGO, "ops.v_batch_performance")
+            (errors,) = read_in(connection, THREE_DAYS_AGO, "ops.v_error_distribution")
+            # The premise: here a day is not 24 hours.
+            assert connection.scalar(text("SELECT now() - interval '7 days' <> now() - interval '168 hours'"))
+        assert sum(row["total_batches"] for row in hours) == 3
+        assert errors["occurrence_count"] == 2
+
+    @pytest.mark.parametrize("change", CLOCK_CHANGES, ids=str)
+    @pytest.mark.parametrize("zone", ZONES)
+    def test_weeks_and_months_are_those_of_utc_where_the_clocks_change(
+        self, made: Batches, database: Engine, change: dt.datetime, zone: str
+    ) -> None:
+        """The batches around the change: at each half hour, at local and at UTC midnight, on both sides of the week."""
+        moments = [change + dt.timedelta(minutes=30 * number) for number in range(-100, 101)]
+        given_batches = [
+            counted.Batch(moment, State.COMPLETED, number, number % 7, number // 2, None, None)
+            for number, moment in enumerate(moments)
+        ]
+        for batch in given_batches:
+            made.put_row("intake.batches", row_of(batch))
+        with database.begin() as connection:
+            found = read_in(connection, zone, "ops.v_error_trend")
+        assert found == counted.by_week_and_month(given_batches)
+        assert len([row for row in found if row["period"] == "week"]) == 2
+
+
+def row_of(batch: counted.Batch) -> dict[str, Any]:
+    return {"filename": "export.csv", "file_hash": uuid4().hex * 2, **batch.columns()}
+
+
+class TestTheFiguresAreThoseCountedInPython:
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(data=st.data(), zone=st.sampled_from(ZONES))
+    def test_whatever_the_batches_and_errors(
+        self, made: Batches, look: Look, database: Engine, data: st.DataObject, zone: str
+    ) -> None:
+        look.change("DELETE FROM intake.row_errors")
+        look.change("DELETE FROM intake.batches")
+        now = dt.datetime.now(dt.UTC)
+        batches = data.draw(counted.batches(before(now, 9)))
+        errors = data.draw(counted.errors(before(now, 9)))
+        for batch in batches:
+            made.put_row("intake.batches", row_of(batch))
+        # These three are so old that they are in no hour, and have no rows.
+        old = [counted.Batch(EPOCH, State.COMPLETED, 0, 0, 0, None, None)] * 3
+        ids = [made.put_row("intake.batches", row_of(batch)) for batch in old]
+        for number, error in enumerate(errors):
+            made.put_error(
+                ids[error.batch],
+                number,
+                error_code=error.code,
+                error_stage=error.stage,
+                created_at=error.created_at,
+            )
+        with database.begin() as connection:
+            found = {view: read_in(connection, zone, view) for view in COLUMNS if view.startswith("ops.")}
+            now = connection.execute(text("SELECT now()")).scalar_one()
+        week_ago = now - dt.timedelta(hours=168)
+        later = now + dt.timedelta(hours=1)
+        assert found["ops.v_batch_performance"] == counted.by_hour(batches, week_ago, later)
+        assert found["ops.v_error_distribution"] == counted.by_code(errors, week_ago, later)
+        assert found["ops.v_error_trend"] == counted.by_week_and_month([*batches, *old])
+        by_state = sorted(found["ops.v_pipeline_health"], key=lambda row: row["status"])
+        assert by_state == counted.by_state([*batches, *old], now)
