@@ -21,6 +21,7 @@ from app.local import LocalStackError, stack
 from app.local.console import Console
 from app.local.home import Home, read_run, running_pid
 from app.settings import Settings, SettingsError, inherited_environment
+from app.smoke_commands import smoke
 from monitoring.command import sentinel
 
 _ADMIN_KEY = "admin_key"
@@ -123,7 +124,7 @@ def info(settings: Settings, as_json: bool) -> None:
         click.echo(f"{name:<20} {value or 'not set'}")
 
 
-for command in (ingest, retry, cancel, keys, sentinel):
+for command in (ingest, retry, cancel, keys, sentinel, smoke):
     dragonfly.add_command(command)
 
 

@@ -315,9 +315,18 @@ def webhook_state(connection: Connection, webhook: str) -> WebhookState:
 
 
 def prune(connection: Connection) -> int:
-    """Remove the alerts that were sent 30 days ago; returns how many."""
+    """Remove the alerts that were sent 30 days ago, and, where there never was a webhook, what is a day old.
+
+    Else the first webhook to be set would be sent the history of the pipeline. Returns how many.
+    """
     return connection.execute(
-        text("DELETE FROM ops.alerts WHERE sent_at < clock_timestamp() - make_interval(days => :days)"),
+        text(
+            """
+            DELETE FROM ops.alerts WHERE sent_at < clock_timestamp() - make_interval(days => :days)
+                OR (created_at < clock_timestamp() - interval '1 day' AND NOT EXISTS (
+                    SELECT FROM ops.alerts tried WHERE tried.attempts > 0))
+            """
+        ),
         {"days": _KEPT_DAYS},
     ).rowcount
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.settings import Limit
 from monitoring.checks import CHECKS
+from monitoring.discord import Webhook
 from monitoring.report import Finding, Level
 from tests.monitoring.conftest import Find, Left
 
@@ -312,6 +313,56 @@ class TestDuplicateRate:
     def test_half_is_healthy(self, left: Left, find: Find) -> None:
         left.batch(row_count_total=100, row_count_valid=100, row_count_duplicate=50)
         assert said(find("duplicate_rate")) == (HEALTHY, "Duplicate rate 50.0% <= 50% threshold")
+
+
+class TestWebhook:
+    URL = "https://discord.com/api/webhooks/1/secret"
+
+    def wait(self, left: Left, minutes: float, **overrides: Any) -> None:
+        values = {"webhook": None, "problem": None, "attempts": 0, "failed": False, **overrides}
+        left.do(
+            """
+            INSERT INTO ops.alerts (dedupe_key, kind, check_name, level, environment, message, happened_at, created_at,
+                webhook, problem, attempts, failed_at)
+            VALUES (gen_random_uuid()::text, 'raised', 'beat', 'CRITICAL', 'dev', 'x', now(),
+                clock_timestamp() - make_interval(secs => :age), :webhook, :problem, :attempts,
+                CASE WHEN :failed THEN clock_timestamp() END)
+            """,
+            age=minutes * 60,
+            **values,
+        )
+
+    def test_without_one_it_is_skipped_and_says_so(self, find: Find) -> None:
+        assert said(find("webhook")) == (HEALTHY, "Skipped: DISCORD_WEBHOOK_URL is not set")
+
+    def test_what_waits_longer_than_the_threshold_is_told(self, left: Left, find: Find) -> None:
+        self.wait(left, 9)
+        assert said(find("webhook", discord_webhook_url=self.URL)) == (HEALTHY, "1 alerts wait to be sent")
+        self.wait(left, 25)
+        message = "2 alerts cannot be sent, the oldest for 25m > 10m"
+        assert said(find("webhook", discord_webhook_url=self.URL)) == (CRITICAL, message)
+
+    @pytest.mark.parametrize(
+        ("problem", "message"),
+        [
+            ("dead webhook: it answers 404", "The webhook is dead ("),
+            ("it answers 400", "The webhook refuses alerts (it answers 400): 1 refused, 0 allowed"),
+        ],
+    )
+    def test_a_refusal_is_told(self, left: Left, find: Find, problem: str, message: str) -> None:
+        fingerprint = Webhook.from_url(self.URL, ["discord.com"], "prod").fingerprint
+        self.wait(left, 1, webhook=fingerprint, problem=problem, attempts=1, failed=True)
+        found = find("webhook", discord_webhook_url=self.URL)
+        assert found.level is CRITICAL
+        assert found.message.startswith(message)
+        assert "secret" not in str(found)
+
+    @pytest.mark.parametrize("url", ["http://discord.com/api/webhooks/1/secret", "https://evil.test/secret"])
+    def test_an_address_to_which_nothing_may_go_cannot_be_checked(self, find: Find, url: str) -> None:
+        found = find("webhook", discord_webhook_url=url)
+        assert found.level is CRITICAL
+        assert found.message.startswith("Cannot run: DISCORD_WEBHOOK_URL ")
+        assert "secret" not in str(found)
 
 
 class TestBroker:

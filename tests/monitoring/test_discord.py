@@ -567,6 +567,15 @@ def test_alerts_are_kept_for_30_days_after_they_were_sent(
     assert look.rows("SELECT message FROM ops.alerts ORDER BY id") == [("young",), ("waits",)]
 
 
+def test_the_first_webhook_is_not_sent_the_history(database: Engine, look: Look) -> None:
+    for text in ("old", "young"):
+        add(database, text)
+    look.change("UPDATE ops.alerts SET created_at = created_at - interval '25 hours' WHERE message = 'old'")
+    with database.begin() as connection:
+        assert alerts.prune(connection) == 1
+    assert look.rows("SELECT message FROM ops.alerts") == [("young",)]
+
+
 def send_directly(webhook: Webhook, passing: Time, **overrides: Any) -> bool:
     return discord.send_directly(
         webhook,
