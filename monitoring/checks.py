@@ -225,8 +225,9 @@ def webhook(scene: Scene) -> Finding:
         "problem": state.last_problem,
     }
     if state.refused:
-        what = "The webhook is dead" if state.dead else "The webhook refuses alerts"
-        message = f"{what} ({state.last_problem}): {state.refused} refused, 0 allowed"
+        what = "The webhook is dead" if state.dead else "The webhook refuses what it is sent"
+        why = (state.last_problem or "").removeprefix("dead webhook: ")
+        message = f"{what} ({why}): {state.refused} alerts refused, 0 allowed"
         return Finding("webhook", Level.CRITICAL, message, details)
     if oldest > limit * 60:
         message = f"{state.waiting} alerts cannot be sent, the oldest for {oldest / 60:.0f}m > {limit:g}m"

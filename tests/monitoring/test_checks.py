@@ -345,8 +345,8 @@ class TestWebhook:
     @pytest.mark.parametrize(
         ("problem", "message"),
         [
-            ("dead webhook: it answers 404", "The webhook is dead ("),
-            ("it answers 400", "The webhook refuses alerts (it answers 400): 1 refused, 0 allowed"),
+            ("dead webhook: it answers 404", "The webhook is dead (it answers 404): 1 alerts refused, 0 allowed"),
+            ("it answers 400", "The webhook refuses what it is sent (it answers 400): 1 alerts refused, 0 allowed"),
         ],
     )
     def test_a_refusal_is_told(self, left: Left, find: Find, problem: str, message: str) -> None:
