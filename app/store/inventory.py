@@ -44,6 +44,10 @@ _CONSTRAINTS = {
     "intake.row_errors": """
         row_errors_pkey row_errors_batch_id_fkey row_errors_batch_id_row_index_key row_errors_error_stage_check""",
     "intake.row_conflicts": "row_conflicts_pkey",
+    "intake.error_tallies": """
+        error_tallies_pkey error_tallies_batch_id_fkey error_tallies_check error_tallies_occurrence_count_check""",
+    "intake.error_totals": """
+        error_totals_pkey error_totals_batch_id_fkey error_totals_check error_totals_error_count_check""",
     "public.judgments": "judgments_pkey judgments_case_number_key",
     "ops.api_keys": "api_keys_pkey api_keys_key_hash_key api_keys_key_hash_check",
     "ops.error_codes": "error_codes_pkey",
@@ -53,13 +57,20 @@ _INDEXES = {
     "intake": """
         batches_file_hash_key batches_file_hash_idx batches_created_at_idx batches_status_idx batches_source_idx
         batches_unfinished_idx batches_failed_idx batches_completed_at_idx row_errors_code_idx
-        row_conflicts_differing_idx""",
+        row_conflicts_differing_idx error_tallies_last_seen_idx error_tallies_spread_idx""",
+    "ops": """
+        alerts_sent_at_idx alerts_waiting_idx sentinel_flips_check_idx sentinel_runs_started_at_idx""",
 }
-_TRIGGERS = {"intake.batches": "guard_batch keep_batch_of_judgments drop_conflicts_of_batch"}
+_TRIGGERS = {
+    "intake.batches": "guard_batch keep_batch_of_judgments drop_conflicts_of_batch",
+    "intake.row_errors": "count_added_errors count_removed_errors count_changed_errors count_no_errors",
+}
 _PERSONAL = (
     "intake.batches",
     "intake.row_errors",
     "intake.row_conflicts",
+    "intake.error_tallies",
+    "intake.error_totals",
     "public.judgments",
     "ops.api_keys",
     "ops.workers",
@@ -72,6 +83,8 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         "intake.batches": "SELECT INSERT UPDATE",
         "intake.row_errors": "SELECT INSERT UPDATE DELETE",
         "intake.row_conflicts": "SELECT INSERT DELETE",
+        "intake.error_tallies": "SELECT INSERT UPDATE DELETE",
+        "intake.error_totals": "SELECT INSERT UPDATE DELETE",
         "public.judgments": "SELECT INSERT",
         "ops.api_keys": "SELECT INSERT UPDATE",
         "ops.error_codes": "SELECT",
@@ -81,6 +94,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
     "dragonfly_views": {
         "intake.batches": "SELECT",
         "intake.row_errors": "SELECT",
+        "intake.error_tallies": "SELECT",
         "ops.error_codes": "SELECT",
     },
     "anon": dict.fromkeys(_OPS_VIEWS, "SELECT"),
@@ -116,7 +130,7 @@ UNION ALL SELECT r.rolname || ' may ' || may || ' ' || name FROM relations
         AND CASE may WHEN 'DELETE' THEN has_table_privilege(r.oid, relations.oid, may)
             ELSE has_any_column_privilege(r.oid, relations.oid, may) END
 """
-"""Everything the database holds, in the words of ``_expected`` and ``_forbidden``."""
+"""In the words of ``expected`` and ``_forbidden``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +144,24 @@ class Inventory:
 
 def take(connection: Connection) -> Inventory:
     """Compare the database with what this version needs. Reads the catalogue only, so any role may ask."""
-    rows = connection.execute(text(_HELD), {"schemas": list(SCHEMAS), "roles": list(_RIGHTS)})
-    held = {name for (name,) in rows}
-    expected = list(_expected())
-    missing = [name for name in expected if name not in held]
+    held = held_by(connection)
+    needed = list(expected())
+    missing = [name for name in needed if name not in held]
     # What is not there has neither columns nor rights; one line says it.
     gone = {name.split(" ", 1)[1] for name in missing if name.startswith(("table ", "view ", "role "))}
     missing = [name for name in missing if not _belongs_to(name, gone)]
     found: dict[str, int] = {}
-    for name in expected:
+    for name in needed:
         if name in held:
             kind = "right" if " may " in name else name.split(" ", 1)[0]
             found[kind] = found.get(kind, 0) + 1
     return Inventory(missing, [name for name in _forbidden() if name in held], found)
+
+
+def held_by(connection: Connection) -> set[str]:
+    """Everything the database holds, each in words."""
+    rows = connection.execute(text(_HELD), {"schemas": list(SCHEMAS), "roles": list(_RIGHTS)})
+    return {name for (name,) in rows}
 
 
 def is_migrated(connection: Connection) -> bool:
@@ -166,7 +185,8 @@ def revision(connection: Connection) -> str | None:
     return found
 
 
-def _expected() -> Iterator[str]:
+def expected() -> Iterator[str]:
+    """Everything this version needs, each in words."""
     for table in metadata.sorted_tables:
         yield f"table {table.fullname}"
         yield from (f"column {table.fullname}.{column.name}" for column in table.columns)

@@ -87,6 +87,32 @@ def test_on_a_migrated_database_every_case_passes(scratch: Scratch) -> None:
     assert report.exit_status == 0
 
 
+def test_what_a_migration_brings_is_in_the_inventory(owner_engine: Engine) -> None:
+    """But for the indexes of keys, which are their constraints, and the constraints of the watch."""
+    with owner_engine.begin() as connection:
+        held = inventory.held_by(connection)
+        keys = {
+            f"index {name}"
+            for (name,) in connection.execute(
+                text(
+                    "SELECT connamespace::regnamespace || '.' || conname FROM pg_constraint WHERE contype IN ('p', 'u')"
+                )
+            )
+        }
+        not_null = {
+            name for (name,) in connection.execute(text("SELECT conname FROM pg_constraint WHERE contype = 'n'"))
+        }
+    kinds = ("table", "view", "column", "index", "trigger", "forced")
+    intake_only = {
+        name
+        for name in held
+        if name.startswith("constraint ") and " of intake." in name and name.split()[1] not in not_null
+    }
+    brought = {name for name in held if name.startswith(kinds)} | intake_only
+    missed = brought - set(inventory.expected()) - keys
+    assert {name for name in missed if "alembic" not in name} == set()
+
+
 def test_nothing_of_it_remains(
     service_url: str, workshop: Workshop, send: Sender, look: Look, postgres_server: Postgres
 ) -> None:
@@ -138,6 +164,10 @@ def test_it_leaves_nothing_in_the_session_so_a_pooler_may_stand_in_between(
         (
             "ALTER TABLE intake.batches DISABLE TRIGGER keep_batch_of_judgments",
             {"schema": "trigger keep_batch_of_judgments of intake.batches"},
+        ),
+        (
+            "DROP TRIGGER count_added_errors ON intake.row_errors",
+            {"schema": "trigger count_added_errors of intake.row_errors"},
         ),
         ("REVOKE INSERT ON public.judgments FROM service_role", {"schema": "service_role may INSERT public.judgments"}),
         ("REVOKE SELECT ON ops.v_pipeline_health FROM anon", {"schema": "anon may SELECT ops.v_pipeline_health"}),
