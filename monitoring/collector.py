@@ -12,7 +12,7 @@ from app.batch import SOURCES, State
 from app.store import figures
 from app.store.figures import Figures
 from monitoring import metrics as m
-from monitoring.checks import BEAT, not_replaced
+from monitoring.checks import BEAT, CHECKS, not_replaced
 from monitoring.glance import Glance
 from monitoring.report import Level
 
@@ -114,7 +114,8 @@ def _watch(found: Figures) -> Iterator[Family]:
     levels = {} if run is None else {check: Level(finding["level"]).rank for check, finding in run.findings.items()}
     yield m.SENTINEL_LEVEL.gauge(((check,), rank) for check, rank in levels.items())
     outbox = found.outbox
-    yield m.ALERTS.gauge(outbox.kept.items())
+    none = {(check, level.value): 0 for check in CHECKS for level in Level}
+    yield m.ALERTS.gauge((none | outbox.kept).items())
     yield m.ALERTS_WAITING.gauge([((), outbox.waiting)])
     yield m.ALERTS_OLDEST.gauge([((), outbox.oldest_waiting_seconds)])
     yield m.ALERTS_REFUSED.gauge([((), outbox.refused)])

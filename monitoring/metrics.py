@@ -214,6 +214,13 @@ def metrics_as_markdown() -> str:
         *_table(Shown.WORKER),
         "",
         "Both show the figures of their main process too (`process_resident_memory_bytes`, `process_cpu_seconds_total`, ...).",
+        "",
+        "## Prometheus and Grafana",
+        "",
+        "`monitoring/prometheus/` has what Prometheus asks and how, what it records, and its alerts: the sentinel's thresholds as they",
+        "are by default, and the objectives. `promtool test rules rules_test.yml` shows what raises each. `monitoring/grafana/` has a dashboard.",
+        "[Compose](../how-to/run-with-compose.md) runs both. For a stack that `dragonfly up` runs, make a key with",
+        "`dragonfly keys create Prometheus`, take the addresses from `dragonfly info`, and put both into a copy of `prometheus.yml`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -48,7 +48,7 @@ class Backlog:
 class Outbox:
     """The alerts that are kept, by check and level, and what has become of them."""
 
-    kept: Mapping[tuple[str, str], int]
+    kept: dict[tuple[str, str], int]
     waiting: int
     oldest_waiting_seconds: float
     refused: int

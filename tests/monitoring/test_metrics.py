@@ -216,10 +216,6 @@ def test_every_metric_of_the_catalogue_is_shown_as_it_says(left: Left, database:
     left.do(
         "UPDATE ops.sentinel_runs SET findings = CAST(:found AS jsonb)", found='[{"check": "beat", "level": "HEALTHY"}]'
     )
-    left.do(
-        "INSERT INTO ops.alerts (dedupe_key, kind, check_name, level, environment, message, happened_at)"
-        " VALUES ('1', 'raised', 'beat', 'CRITICAL', 'dev', 'm', now())"
-    )
     shown = {
         family.name: {frozenset(sample.labels) for sample in family.samples}
         for family in text_string_to_metric_families(exposed(database, lambda: {"high": 0}))
