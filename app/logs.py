@@ -40,6 +40,8 @@ def configure(env: str, *, level: int = logging.INFO) -> None:
     handler.setFormatter(formatter(readable=env == "dev" and sys.stderr.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    # For loggers that neither have a handler nor ask their parents, as the one of Celery's pool.
+    logging.lastResort = handler
     root.setLevel(level)
     for name, lowest in _QUIET.items():
         logging.getLogger(name).setLevel(lowest)

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 from app.batch import PRIORITIES, SOURCES
 
 # Else every counter has a companion that tells when it was made.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BATCH_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 REQUEST_BUCKETS = Histogram.DEFAULT_BUCKETS

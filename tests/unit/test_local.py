@@ -99,3 +99,28 @@ def test_a_line_stands_under_its_name_coloured_only_if_asked() -> None:
         os.close(writing)
         with os.fdopen(reading, "rb") as output:
             assert output.read() == expected
+
+
+JSON_LINE = (
+    '{"batch_id": "7f", "from": null, "event": "batch changed", "level": "info", "timestamp": "2026-11-25T13:50:55.9Z"}'
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "for_a_person"),
+    [
+        (JSON_LINE, "13:50:55 [info] batch changed batch_id=7f from=None"),
+        ('{"event": "no level"}', '{"event": "no level"}'),
+        ("{not json", "{not json"),
+        ("LOG:  ready", "LOG:  ready"),
+    ],
+)
+def test_a_person_sees_a_json_line_without_its_braces_and_a_file_gets_it_whole(line: str, for_a_person: str) -> None:
+    for colour, expected in ((False, f"worker   | {line}\n"), (True, f"\x1b[36mworker   |\x1b[0m {for_a_person}\n")):
+        reading, writing = os.pipe()
+        console = Console(writing, colour=colour)
+        console.say("worker", line)
+        console.close()
+        os.close(writing)
+        with os.fdopen(reading, "rb") as output:
+            assert output.read().decode() == expected

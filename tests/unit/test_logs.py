@@ -44,6 +44,12 @@ def test_our_own_lines_are_json_where_nobody_looks_on(env: str) -> None:
     assert (line["level"], line["event"], line["batch_id"], line["rows"]) == ("warning", "batch changed", "7f", 3)
 
 
+def test_a_logger_that_keeps_to_itself_is_heard_all_the_same() -> None:
+    code = "alone = logging.getLogger('multiprocessing'); alone.propagate = False; alone.error('pid %d is gone', 7)"
+    (line,) = lines_of(code)
+    assert line["event"] == "pid 7 is gone"
+
+
 def test_a_librarys_lines_and_warnings_are_json_as_well() -> None:
     code = (
         "logging.getLogger('kombu').error('no %s for %d s', 'answer', 2)\nwarnings.warn('an old\\nway', stacklevel=1)"
