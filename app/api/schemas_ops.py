@@ -130,7 +130,7 @@ class TrendsSchema(_Span):
 class PipelineSchema(Schema):
     """The batches in one state."""
 
-    status = fields.Enum(State, by_value=True, required=True)
+    status = fields.String(required=True, validate=OneOf([state.value for state in State]))
     batch_count = fields.Integer(required=True)
     oldest_batch_at = UtcTime(required=True)
     oldest_age_minutes = fields.Float(required=True)

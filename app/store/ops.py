@@ -244,4 +244,8 @@ def _of(connection: Connection, statement: str, view: str, span: Span | None) ->
 
 
 def _rows(connection: Connection, statement: str, **values: Any) -> Rows:
-    return [dict(row) for row in connection.execute(text(statement), values).mappings()]
+    """The rows by column; moments in UTC, for an hour that comes twice in the session's time zone equals no other."""
+    return [
+        {name: value.astimezone(dt.UTC) if isinstance(value, dt.datetime) else value for name, value in row.items()}
+        for row in connection.execute(text(statement), values).mappings()
+    ]

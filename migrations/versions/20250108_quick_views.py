@@ -169,7 +169,7 @@ FROM (
             row_count_total,
             row_count_invalid
         FROM intake.batches
-        -- Without this the planner takes every batch for a day of its own, and sorts them all.
+        -- Without this the planner takes every batch for a day of its own, and prepares for as many.
         OFFSET 0
     ) AS b
     GROUP BY day

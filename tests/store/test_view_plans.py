@@ -72,6 +72,8 @@ def faults(plan: list[dict[str, Any]]) -> list[str]:
             found.append(f"{kind} {times} times")
         if kind == "Sort" and rows > FEW_ROWS:
             found.append(f"sorts {rows:.0f} rows")
+        if node.get("Planned Partitions"):
+            found.append("expects more groups than fit into memory")
     if plan[0]["Temp Written Blocks"]:
         found.append("writes to the disk")
     return found

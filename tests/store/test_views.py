@@ -288,7 +288,10 @@ ZONES = ("UTC", "America/New_York", "Asia/Kolkata", THREE_DAYS_AGO)
 def read_in(connection: Connection, zone: str, view: str) -> counted.Figures:
     """The view's rows in their own order, read in a session of that time zone."""
     connection.execute(text("SELECT set_config('TimeZone', :zone, true)"), {"zone": zone})
-    return [dict(row) for row in connection.execute(text(f"SELECT * FROM {view}")).mappings()]
+    return [
+        {name: value.astimezone(dt.UTC) if isinstance(value, dt.datetime) else value for name, value in row.items()}
+        for row in connection.execute(text(f"SELECT * FROM {view}")).mappings()
+    ]
 
 
 def before(moment: dt.datetime, most_days: int) -> st.SearchStrategy[dt.datetime]:
