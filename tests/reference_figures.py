@@ -9,11 +9,19 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 from app.batch import FINISHED, State
 from app.errors import CATALOGUE
 
+AGAINST_A_DATABASE = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    # Looking for the smallest example would outlast a test's time.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+"""For examples that are written to a database; each begins by emptying the tables."""
 HOUR = dt.timedelta(hours=1)
 Figures = list[dict[str, Any]]
 

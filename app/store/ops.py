@@ -22,28 +22,37 @@ LAST_HOURS = 168
 """How far the views look back."""
 
 _PERFORMANCE = """
-SELECT hour.bucket AS hour_bucket, b.*
-FROM generate_series(date_trunc('hour', CAST(:start AS timestamptz), 'UTC'), CAST(:end AS timestamptz), interval '1 hour')
-    AS hour (bucket)
-CROSS JOIN LATERAL (
+SELECT
+    hour_bucket,
+    count(*) AS total_batches,
+    count(*) FILTER (WHERE status = 'completed') AS completed_batches,
+    count(*) FILTER (WHERE status = 'failed') AS failed_batches,
+    round(avg(parse_duration_ms), 1) AS avg_parse_ms,
+    round(avg(db_duration_ms), 1) AS avg_db_ms,
+    round(avg(parse_duration_ms + db_duration_ms), 1) AS avg_total_ms,
+    sum(row_count_total) AS total_rows,
+    sum(row_count_inserted) AS inserted_rows,
+    sum(row_count_duplicate) AS skipped_rows,
+    sum(row_count_invalid) AS error_rows,
+    round(100.0 * sum(row_count_duplicate) / nullif(sum(row_count_valid), 0), 2) AS dedupe_rate_pct,
+    round(100.0 * sum(row_count_invalid) / nullif(sum(row_count_total), 0), 2) AS error_rate_pct
+FROM (
     SELECT
-        count(*) AS total_batches,
-        count(*) FILTER (WHERE status = 'completed') AS completed_batches,
-        count(*) FILTER (WHERE status = 'failed') AS failed_batches,
-        round(avg(parse_duration_ms), 1) AS avg_parse_ms,
-        round(avg(db_duration_ms), 1) AS avg_db_ms,
-        round(avg(parse_duration_ms + db_duration_ms), 1) AS avg_total_ms,
-        sum(row_count_total) AS total_rows,
-        sum(row_count_inserted) AS inserted_rows,
-        sum(row_count_duplicate) AS skipped_rows,
-        sum(row_count_invalid) AS error_rows,
-        round(100.0 * sum(row_count_duplicate) / nullif(sum(row_count_valid), 0), 2) AS dedupe_rate_pct,
-        round(100.0 * sum(row_count_invalid) / nullif(sum(row_count_total), 0), 2) AS error_rate_pct
+        date_bin('1 hour', created_at, timestamptz '2000-01-01 00:00:00+00') AS hour_bucket,
+        status,
+        parse_duration_ms,
+        db_duration_ms,
+        row_count_total,
+        row_count_valid,
+        row_count_invalid,
+        row_count_inserted,
+        row_count_duplicate
     FROM intake.batches
-    WHERE created_at >= greatest(hour.bucket, :start) AND created_at < least(hour.bucket + interval '1 hour', :end)
-    HAVING count(*) > 0
+    WHERE created_at >= :start AND created_at < :end
+    OFFSET 0
 ) AS b
-ORDER BY hour.bucket DESC
+GROUP BY hour_bucket
+ORDER BY hour_bucket DESC
 """
 
 _DISTRIBUTION = """
@@ -58,24 +67,29 @@ WITH seen AS NOT MATERIALIZED (
         WHERE e.batch_id = t.batch_id AND e.error_code = t.error_code AND e.error_stage = t.error_stage
             AND e.created_at >= :start AND e.created_at < :end
     ) AS e
-    WHERE t.last_seen >= :start AND t.first_seen < :end AND t.first_seen < t.last_seen
+    WHERE t.last_seen >= :start AND t.first_seen < :end AND (t.first_seen < t.last_seen) IS TRUE
         AND (t.first_seen < :start OR t.last_seen >= :end) AND e.occurrences > 0
 ), by_stage AS (
     SELECT error_code, sum(occurrences) AS occurrences, count(*) AS batches, max(last_seen) AS last_seen
     FROM seen GROUP BY error_code, error_stage
+), by_code AS (
+    SELECT error_code, min(occurrences) AS occurrences, min(batches) AS batches, min(last_seen) AS last_seen
+    FROM by_stage GROUP BY error_code HAVING count(*) = 1
+    UNION ALL
+    SELECT error_code, sum(occurrences), count(DISTINCT batch_id), max(last_seen)
+    FROM seen
+    WHERE error_code IN (SELECT error_code FROM by_stage GROUP BY error_code HAVING count(*) > 1)
+    GROUP BY error_code
 )
 SELECT
-    s.error_code,
-    sum(s.occurrences)::bigint AS occurrence_count,
-    CASE count(*) WHEN 1 THEN min(s.batches)
-        ELSE (SELECT count(DISTINCT seen.batch_id) FROM seen WHERE seen.error_code = s.error_code)
-    END AS affected_batches,
-    min(c.sentence) AS sample_message,
-    max(s.last_seen) AS last_seen_at
-FROM by_stage s
-LEFT JOIN ops.error_codes c ON c.code = s.error_code
-GROUP BY s.error_code
-ORDER BY occurrence_count DESC, s.error_code
+    f.error_code,
+    f.occurrences::bigint AS occurrence_count,
+    f.batches AS affected_batches,
+    c.sentence AS sample_message,
+    f.last_seen AS last_seen_at
+FROM by_code f
+LEFT JOIN ops.error_codes c ON c.code = f.error_code
+ORDER BY occurrence_count DESC, f.error_code
 """
 
 _TREND = """

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -127,7 +127,7 @@ def moments() -> st.SearchStrategy[dt.datetime]:
     )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(counted.AGAINST_A_DATABASE, max_examples=30)
 @given(data=st.data())
 def test_the_figures_are_those_counted_in_python(
     client: FlaskClient, stored: Any, look: Look, data: st.DataObject

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
@@ -20,6 +20,7 @@ from app.rows import pack_error
 from app.store import batches, row_errors
 from app.store.schema import migrate
 from tests.conftest import Look
+from tests.reference_figures import AGAINST_A_DATABASE
 from tests.store.conftest import Batches
 
 EPOCH = dt.datetime(2025, 3, 1, tzinfo=dt.UTC)
@@ -93,7 +94,7 @@ STATEMENTS = {
 }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(AGAINST_A_DATABASE, max_examples=60)
 @given(steps=steps)
 def test_they_are_what_counting_gives_whatever_is_done(made: Batches, look: Look, steps: list[tuple[str, Any]]) -> None:
     look.change("DELETE FROM intake.row_errors")

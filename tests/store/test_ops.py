@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
@@ -38,7 +38,7 @@ def row_of(batch: counted.Batch) -> dict[str, Any]:
     return {"filename": "export.csv", "file_hash": uuid4().hex * 2, **batch.columns()}
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(counted.AGAINST_A_DATABASE, max_examples=50)
 @given(data=st.data(), change=st.sampled_from((FORWARD, BACK)))
 def test_they_are_those_counted_in_python(
     made: Batches, look: Look, database: Engine, data: st.DataObject, change: dt.datetime

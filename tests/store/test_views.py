@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
@@ -339,7 +339,7 @@ def row_of(batch: counted.Batch) -> dict[str, Any]:
 
 
 class TestTheFiguresAreThoseCountedInPython:
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(counted.AGAINST_A_DATABASE, max_examples=40)
     @given(data=st.data(), zone=st.sampled_from(ZONES))
     def test_whatever_the_batches_and_errors(
         self, made: Batches, look: Look, database: Engine, data: st.DataObject, zone: str
