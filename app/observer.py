@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -65,22 +66,36 @@ class Observer(Protocol):
         """Is entered around a step of this thread's attempt: check, verdict, load, commit."""
 
 
-class Unobserved:
-    """Nobody watches."""
+class Observers:
+    """Several observers as one, or none."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
 
     def changed(self, change: Change) -> None:
-        """Do nothing."""
+        """Tell each."""
+        for observer in self._observers:
+            observer.changed(change)
 
     def lost(self, batch: Batch) -> None:
-        """Do nothing."""
+        """Tell each."""
+        for observer in self._observers:
+            observer.lost(batch)
 
     def attempt(self, batch: Batch, claim_seconds: float) -> AbstractContextManager[object]:
-        """Do nothing."""
-        return nullcontext()
+        """Enter each."""
+        return _all_of([observer.attempt(batch, claim_seconds) for observer in self._observers])
 
     def step(self, name: str) -> AbstractContextManager[object]:
-        """Do nothing."""
-        return nullcontext()
+        """Enter each."""
+        return _all_of([observer.step(name) for observer in self._observers])
+
+
+def _all_of(managers: Sequence[AbstractContextManager[object]]) -> AbstractContextManager[object]:
+    stack = ExitStack()
+    for manager in managers:
+        stack.enter_context(manager)
+    return stack
 
 
 def tell(change: Change, observer: Observer | None = None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from app.formats.csv import Limits
-from app.observer import Observer, Unobserved
+from app.observer import Observer, Observers
 from app.store.blobs import Blobs
 
 
@@ -22,4 +22,4 @@ class Workshop:
     limits: Limits
     lease_seconds: int
     owner: str
-    observer: Observer = field(default_factory=Unobserved)
+    observer: Observer = field(default_factory=Observers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def build() -> Flask:
     from app.settings import Settings
     from app.store import batches
     from app.store.database import open_engine
+    from monitoring.tracing import open_tracing
     from tasks.app import QUEUES, configure
     from tasks.hints import Hinter
 
@@ -56,7 +58,19 @@ def build() -> Flask:
                 pipeline.llen(queue)
             return dict(zip(QUEUES, pipeline.execute(), strict=True))
 
-    return create_app(settings, hinter.enqueue, engine=engine, broker_state=broker_answers, queue_lengths=queue_lengths)
+    traced: dict[str, Any] = {}
+    tracing = open_tracing(settings.otel_endpoint, service="dragonfly-web", environment=settings.env)
+    if tracing is not None:
+        atexit.register(tracing.close)
+        traced = {"uploaded": tracing.uploaded}
+    return create_app(
+        settings,
+        hinter.enqueue,
+        engine=engine,
+        broker_state=broker_answers,
+        queue_lengths=queue_lengths,
+        **traced,
+    )
 
 
 def __getattr__(name: str) -> Any:

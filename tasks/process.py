@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import secrets
 import socket
@@ -10,24 +11,33 @@ from sqlalchemy import Engine
 
 from app.engine.tuning import tune
 from app.formats.csv import Limits
-from app.observer import Unobserved
+from app.observer import Observer, Observers
 from app.settings import Settings
 from app.store.blobs import open_blobs
 from app.store.database import open_engine
 from app.workshop import Workshop
+from monitoring import tracing
 from monitoring.tally import Tally
 
 _name = ""
 _tally: Tally | None = None
+_tracing: tracing.Tracing | None = None
 _settings: Settings | None = None
 _made: tuple[int, Workshop] | None = None
 
 
 def begin(settings: Settings) -> None:
-    """Called by the composition root, in the main process, before it forks."""
+    """Called by the composition root, in the main process, before it forks.
+
+    What an attempt would import at its first use is imported here: a pool's child that is forked while a thread of the
+    main process imports a module waits for that module for ever.
+    """
     global _settings, _name  # noqa: PLW0603
     _settings = settings
     tune()
+    importlib.import_module("sqlalchemy.dialects.postgresql.psycopg")
+    if settings.otel_endpoint is not None:
+        tracing.load()
     # The last part tells containers apart that share a host name and all have process 1.
     _name = f"{socket.gethostname()}/{os.getpid()}-{secrets.token_hex(3)}/"
 
@@ -85,5 +95,20 @@ def _make(chosen: Settings) -> Workshop:
         limits=Limits(max_record_bytes=chosen.max_record_bytes, max_columns=chosen.max_columns),
         lease_seconds=chosen.lease_seconds,
         owner=f"{worker_prefix()}{os.getpid()}",
-        observer=_tally or Unobserved(),
+        observer=_observer(chosen),
     )
+
+
+def _observer(chosen: Settings) -> Observer:
+    """Whoever watches a worker's process; beat, which works on no batch, is not watched."""
+    global _tracing  # noqa: PLW0603
+    if _tally is None:
+        return Observers()
+    _tracing = tracing.open_tracing(chosen.otel_endpoint, service="dragonfly-worker", environment=chosen.env)
+    return _tally if _tracing is None else Observers(_tally, _tracing)
+
+
+def close() -> None:
+    """The process ends: what it has traced is sent, within moments."""
+    if _tracing is not None:
+        _tracing.close()

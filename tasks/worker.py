@@ -80,6 +80,12 @@ def _hand_over_in_time(**_: Any) -> None:
 @signals.worker_shutdown.connect(weak=False)
 def _sign_off(**_: Any) -> None:
     sign_off()
+    process.close()
+
+
+@signals.worker_process_shutdown.connect(weak=False)
+def _close(**_: Any) -> None:
+    process.close()
 
 
 @signals.beat_init.connect(weak=False)

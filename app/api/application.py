@@ -51,13 +51,15 @@ def create_app(
     blobs: Blobs | None = None,
     broker_state: Callable[[], bool] | None = None,
     queue_lengths: Callable[[], Mapping[str, int]] | None = None,
+    uploaded: parts.Uploaded = lambda *_, **__: None,
     web_threads: int = WEB_THREADS,
     body_window_seconds: float = body.WINDOW_SECONDS,
 ) -> Flask:
     """The application.
 
     ``enqueue`` hands a batch on and never blocks; ``broker_state`` says within a moment whether the broker answers, and
-    ``queue_lengths`` how many messages wait in each queue; it raises where the broker does not answer.
+    ``queue_lengths`` how many messages wait in each queue; it raises where the broker does not answer. ``uploaded`` is
+    told of every upload that was taken.
     ``body_window_seconds`` is the time over which a body has to keep its pace.
     """
     app = Flask("app.api", static_folder=None)
@@ -81,6 +83,7 @@ def create_app(
         blobs=open_blobs(settings.storage) if blobs is None else blobs,
         enqueue=enqueue,
         upload_slots=Slots(max(1, web_threads * 3 // 4)),
+        uploaded=uploaded,
     )
     parts.install(app, own)
     metrics = health.Metrics(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 from uuid import UUID
 
 from flask import Flask, current_app
@@ -22,6 +22,13 @@ Enqueue = Callable[[UUID, str], None]
 """Hands a batch id and its priority on; never blocks, and may drop it."""
 
 
+class Uploaded(Protocol):
+    """Is told of every upload that was taken; must not wait, and must not raise."""
+
+    def __call__(self, batch: batches.Batch, began: float, *, is_duplicate: bool) -> None:
+        """``began`` is when the request came, as Unix time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """One application's parts."""
@@ -31,6 +38,7 @@ class Parts:
     blobs: Blobs
     enqueue: Enqueue
     upload_slots: Slots
+    uploaded: Uploaded
 
 
 def install(app: Flask, parts: Parts) -> None:

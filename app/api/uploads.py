@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from flask import request, url_for
@@ -37,12 +38,14 @@ def upload() -> Any:
     answered with the first batch, unless force is true.
     """
     own = parts()
+    began = time.time()
     with own.upload_slots.take():
         form = read_form(request, own.blobs.incoming, max_file_bytes=own.settings.max_upload_bytes)
         receipt = _receive(form)
     batch = receipt.batch
     if not receipt.is_duplicate:
         own.enqueue(batch.id, batch.priority)
+    own.uploaded(batch, began, is_duplicate=receipt.is_duplicate)
     location = url_for("batches.show", batch_id=str(batch.id))
     return receipt, _KNOWN if receipt.is_duplicate else _ACCEPTED, {"Location": location}
 
