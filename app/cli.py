@@ -163,6 +163,7 @@ def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: 
         redis_url=settings.redis_url,
         dragonfly_url=settings.dragonfly_url,
         secret_key=settings.secret_key,
+        flower_url=settings.flower_url,
         pg_bin=settings.pg_bin,
         worker_metrics=settings.worker_metrics,
     )
