@@ -149,13 +149,13 @@ def caller() -> str:
     return str(g.caller)
 
 
-def failed_attempt() -> ProblemError:
-    """Count a wrong key, or none, against the address; the refusal to raise."""
+def failed_attempt(detail: str | None = None) -> ProblemError:
+    """Count a wrong key, or none, against the address; the refusal to raise, with what to do as ``detail``."""
     limit: FailureLimit = current_app.extensions[_FAILURES]
     wait = limit.record(request.remote_addr or "")
     if wait is not None:
         return ProblemError("TOO_MANY_ATTEMPTS", headers={"Retry-After": str(wait)})
-    return ProblemError("UNAUTHENTICATED")
+    return ProblemError("UNAUTHENTICATED", detail)
 
 
 def current_session() -> tuple[Session, Key] | None:

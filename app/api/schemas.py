@@ -181,6 +181,11 @@ class RowErrorSchema(Schema):
     error_message = fields.String(required=True)
     error_stage = fields.String(required=True, validate=OneOf(("parse", "validate", "upsert")))
     raw_data = fields.Dict(required=True, allow_none=True, metadata=_doc("Header to cell, as it came."))
+    faulty_columns = fields.List(
+        fields.String(),
+        required=True,
+        metadata=_doc("The keys in raw_data of the cells that break a rule; the row stands under the first one's."),
+    )
     created_at = UtcTime(required=True)
     resolved_at = UtcTime(required=True, allow_none=True)
     resolved_by = fields.String(required=True, allow_none=True)

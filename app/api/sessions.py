@@ -17,6 +17,8 @@ from app.store.keys import Key
 
 blueprint = Blueprint("sessions", __name__, url_prefix="/api/v1/session", description="Signing in with a browser")
 
+_WRONG_KEY = "The key is unknown or revoked: check it, or ask for another."
+_WRONG_TOKEN = "The link was used before, or is too old: 'dragonfly sign-in' prints another."  # noqa: S105 - a sentence
 _BY_COOKIE: list[dict[str, list[str]]] = [{"session": []}]
 _SET_COOKIE = {"Set-Cookie": {"description": "The session, for 12 hours", "schema": {"type": "string"}}}
 
@@ -42,7 +44,7 @@ def sign_in_with(body: dict[str, Any]) -> Any:
         if key is not None and before is not None:
             sign_in.end_session(connection, before.id, before.expires_at)
     if key is None:
-        raise failed_attempt()
+        raise failed_attempt(_WRONG_KEY if body["token"] is None else _WRONG_TOKEN)
     session = own.sessions.begin(key.id)
 
     @after_this_request
