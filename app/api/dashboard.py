@@ -118,9 +118,12 @@ def _find(name: str) -> Path | None:
     if joined is None or "\0" in name or any(part.startswith(".") for part in name.split("/")):
         return None
     path = Path(joined)
-    if not path.is_file() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_ours = path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except OSError:
+        # No file has so long a name.
         return None
-    return path
+    return path if is_ours else None
 
 
 def _answer(path: Path, *, keep: str) -> Response:
