@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "20250109_sign_in"
-down_revision = "20250107_the_watch"
+down_revision = "20250108_quick_views"
 branch_labels = None
 depends_on = None
 
