@@ -21,6 +21,7 @@ from app.local import LocalStackError, stack
 from app.local.console import Console
 from app.local.home import Home, read_run, running_pid
 from app.settings import Settings, SettingsError, inherited_environment
+from app.sign_in_command import link_with, sign_in
 from app.smoke_commands import smoke
 from monitoring.command import sentinel
 
@@ -124,7 +125,7 @@ def info(settings: Settings, as_json: bool) -> None:
         click.echo(f"{name:<20} {value or 'not set'}")
 
 
-for command in (ingest, retry, cancel, keys, sentinel, smoke):
+for command in (ingest, retry, cancel, keys, sign_in, sentinel, smoke):
     dragonfly.add_command(command)
 
 
@@ -163,6 +164,7 @@ def _wanted(settings: Settings, *, port: int | None, workers: int, killed_port: 
         redis_url=settings.redis_url,
         dragonfly_url=settings.dragonfly_url,
         secret_key=settings.secret_key,
+        flower_url=settings.flower_url,
         pg_bin=settings.pg_bin,
         worker_metrics=settings.worker_metrics,
     )
@@ -178,12 +180,31 @@ def _run_stack(home: Home, settings: Settings, wanted: stack.Wanted, console: Co
         )
         _prepare_database(known, local=addresses.local_database, keys={name: key for name, key in keys.items() if key})
 
-    def announce(_: stack.Addresses) -> None:
+    def announce(addresses: stack.Addresses) -> None:
         if settings.admin_key is None and first_key:
             console.say("up", f"Admin key, shown this once: {first_key}")
             home.keep_secret(_ADMIN_KEY, _SHOWN)
+        console.say("up", _sign_in_sentence(addresses, home.command_key()))
 
     return stack.run(home, wanted, console=console, prepare_database=prepare, announce=announce)
+
+
+def _sign_in_sentence(addresses: stack.Addresses, key: str) -> str:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from app.store.database import open_single
+    from app.store.sign_in import LINK_MINUTES
+
+    try:
+        with open_single(addresses.database_url).begin() as connection:
+            link = link_with(connection, addresses.web, key)
+    except SQLAlchemyError as problem:
+        # The stack runs without it, as on a database of somebody else's that is not migrated yet.
+        kind = type(getattr(problem, "orig", None) or problem).__name__
+        return f"No sign-in link could be made ({kind}): see 'dragonfly sign-in'."
+    if link is None:
+        return "The local command's key is revoked, so no sign-in link was made: see 'dragonfly sign-in --help'."
+    return f"Sign in with a browser, once and within {LINK_MINUTES} minutes: {link}"
 
 
 def _first_admin_key(home: Home, settings: Settings) -> str:

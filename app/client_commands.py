@@ -133,10 +133,11 @@ def client_for(settings: Settings) -> Client:
         )
     if not settings.dragonfly_url.startswith(("http://", "https://")):
         raise CouldNotError("DRAGONFLY_URL must begin with http:// or https://.")
-    return Client(settings.dragonfly_url, _key(settings))
+    return Client(settings.dragonfly_url, key_of(settings))
 
 
-def _key(settings: Settings) -> str:
+def key_of(settings: Settings) -> str:
+    """The key that commands use: DRAGONFLY_KEY, else that of the home. Raises CouldNotError."""
     if settings.dragonfly_key is not None:
         key = settings.dragonfly_key
     else:

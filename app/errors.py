@@ -122,11 +122,18 @@ _CATALOGUE = (
     ErrorCode(
         "UNAUTHENTICATED",
         "request",
-        "A valid API key is required.",
-        "Send the header 'Authorization: Bearer <key>'; 'dragonfly keys create' makes a key.",
+        "A valid API key or a session is required.",
+        "Send the header 'Authorization: Bearer <key>', or sign in; 'dragonfly keys create' makes a key.",
         401,
     ),
     ErrorCode("FORBIDDEN", "request", "This key may not do that.", "Use a key with the right to do it.", 403),
+    ErrorCode(
+        "CSRF_FAILED",
+        "request",
+        "A change was asked for with a session cookie and without its CSRF token.",
+        "Send the csrf_token of GET /api/v1/session as the header X-CSRF-Token, or a key in place of the cookie.",
+        403,
+    ),
     ErrorCode("NOT_FOUND", "request", "There is no such thing here.", "Check the address and the id.", 404),
     ErrorCode(
         "METHOD_NOT_ALLOWED", "request", "The address does not take this method.", "See the API documentation.", 405

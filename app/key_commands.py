@@ -45,7 +45,7 @@ def create(settings: Settings, name: str, file: Path | None, *, as_json: bool) -
     if file is not None:
         _take(settings, name, _key_in(file), as_json=as_json)
         return
-    with _database(settings) as connection:
+    with database_of(settings) as connection:
         key, plaintext = store.create(connection, name, created_by="dragonfly keys")
     if as_json:
         click.echo(json.dumps({**_document(key), "key": plaintext}, indent=2))
@@ -57,7 +57,7 @@ def create(settings: Settings, name: str, file: Path | None, *, as_json: bool) -
 def _take(settings: Settings, name: str, plaintext: str, *, as_json: bool) -> None:
     from app.store import keys as store
 
-    with _database(settings) as connection:
+    with database_of(settings) as connection:
         made = store.ensure_key(connection, plaintext, name)
     if as_json:
         click.echo(json.dumps({"name": name, "made": made}, indent=2))
@@ -83,7 +83,7 @@ def list_keys(settings: Settings, *, as_json: bool) -> None:
     """List every key, without the secrets."""
     from app.store import keys as store
 
-    with _database(settings) as connection:
+    with database_of(settings) as connection:
         found = store.list_keys(connection)
     if as_json:
         click.echo(json.dumps([_document(key) for key in found], indent=2))
@@ -101,7 +101,7 @@ def revoke(settings: Settings, key_id: UUID) -> None:
     """End the key with this ID for good."""
     from app.store import keys as store
 
-    with _database(settings) as connection:
+    with database_of(settings) as connection:
         key = store.revoke(connection, key_id)
     if key is None:
         raise CouldNotError(f"There is no key {key_id}: 'dragonfly keys list' shows them.")
@@ -109,7 +109,8 @@ def revoke(settings: Settings, key_id: UUID) -> None:
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[Connection]:
+def database_of(settings: Settings) -> Iterator[Connection]:
+    """A transaction in DATABASE_URL's database; whatever fails there becomes one sentence."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from app.store.database import open_single

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ _MIB = 1024 * _KIB
 _GIB = 1024 * _MIB
 MIN_KEY_CHARACTERS = 20
 """Of a key that somebody chose; those that are made here have 43."""
+
+MIN_SECRET_CHARACTERS = 32
 
 SOURCES = ("simplicity", "jbi", "foil", "manual")
 """Those of app.batch, which this leaf may not import; a test holds them together."""
@@ -80,6 +83,18 @@ def _env_name(text: str) -> str:
 def _admin_key(text: str) -> str:
     if len(text) < MIN_KEY_CHARACTERS:
         raise ValueError(f"must have at least {MIN_KEY_CHARACTERS} characters, found {len(text)}")
+    return text
+
+
+def _web_address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return text
+
+
+def _secret_key(text: str) -> str:
+    if len(text) < MIN_SECRET_CHARACTERS:
+        raise ValueError(f"must have at least {MIN_SECRET_CHARACTERS} characters, found {len(text)}")
     return text
 
 
@@ -158,6 +173,9 @@ class Settings:
         _user_and_password,
         secret=True,
     )
+    flower_url: str | None = _setting(
+        "FLOWER_URL", "Flower's address as a browser reaches it; the ops page links to it", None, _web_address
+    )
     storage_url: str | None = _setting(
         "STORAGE_URL", "Where uploaded files are kept: a folder (default HOME/blobs), s3://, gs:// or az://", None
     )
@@ -170,7 +188,14 @@ class Settings:
         _admin_key,
         secret=True,
     )
-    secret_key: str | None = _setting("DRAGONFLY_SECRET_KEY", "Signs sign-in sessions", None, secret=True)
+    secret_key: str | None = _setting(
+        "DRAGONFLY_SECRET_KEY",
+        f"Signs the sessions of browsers, {MIN_SECRET_CHARACTERS} or more characters, the same for every web process;"
+        " `dragonfly up` makes one and keeps it in the home, elsewhere it must be set in prod",
+        None,
+        _secret_key,
+        secret=True,
+    )
     pg_bin: Path | None = _setting(
         "DRAGONFLY_PG_BIN", "Folder of PostgreSQL's programs for the local stack", None, Path
     )
@@ -306,6 +331,20 @@ class Settings:
     def require_redis_url(self) -> str:
         """The broker, or SettingsError with what to do."""
         return self._require(self.redis_url, "REDIS_URL")
+
+    def require_secret_key(self) -> str:
+        """What sessions are signed with; in dev, where none is set, one that this process alone knows.
+
+        Raises SettingsError in prod, where sessions have to outlive a process and to hold at every other one.
+        """
+        if self.secret_key is not None:
+            return self.secret_key
+        if self.env == "prod":
+            raise SettingsError(
+                f"DRAGONFLY_SECRET_KEY is not set, and in prod it must be: {MIN_SECRET_CHARACTERS} or more random characters,"
+                " the same for every web process, as from 'openssl rand -base64 32'."
+            )
+        return secrets.token_urlsafe(MIN_SECRET_CHARACTERS)
 
     def _require(self, value: str | None, variable: str) -> str:
         if value is None:

@@ -33,6 +33,8 @@ TABLES = (
     "intake.error_tallies",
     "intake.error_totals",
     "intake.batches",
+    "ops.ended_sessions",
+    "ops.sign_in_links",
     "ops.api_keys",
     "ops.workers",
     "ops.alerts",

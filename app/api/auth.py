@@ -1,4 +1,7 @@
-"""Who asks: every call but the open ones needs a valid API key; only failures are counted against an address."""
+"""Who asks: every call but the open ones needs a valid API key, or the session cookie that a browser got for one.
+
+Only failures are counted against an address. With a cookie, a call that changes something needs the session's CSRF token.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from flask import Flask, g, request
+from flask import Flask, current_app, g, request
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.api.parts import parts
 from app.api.problems import ProblemError
-from app.store import keys
+from app.api.session_cookie import COOKIE, Session
+from app.store import keys, sign_in
+from app.store.keys import Key
 
 FAILURES_PER_MINUTE = 20
 _WINDOW_SECONDS = 60.0
@@ -21,6 +27,10 @@ _MOST_ADDRESSES = 10_000
 _SCHEME = "bearer "
 _PATIENCE_SECONDS = 1.0
 _REMEMBERED_SECONDS = 3600.0
+_FAILURES = "dragonfly.failures"
+CSRF_HEADER = "X-CSRF-Token"
+_READING = frozenset({"GET", "HEAD"})
+_ELSEWHERE = frozenset({"cross-site", "same-site"})
 
 
 class FailureLimit:
@@ -101,10 +111,11 @@ def require_key(
     *,
     steadfast: frozenset[str] = frozenset(),
 ) -> None:
-    """Check the key before anything else of a request is looked at; the key's name is then ``caller()``.
+    """Check who asks before anything else of a request is looked at; the key's name is then ``caller()``.
 
     ``open_blueprints`` need none; ``steadfast`` ones are let in while the database does not answer, by RememberedKeys.
     """
+    app.extensions[_FAILURES] = limit
     remembered = RememberedKeys(engine)
 
     def name_of(plaintext: str) -> str | None:
@@ -124,17 +135,62 @@ def require_key(
             if name is not None:
                 g.caller = name
                 return
-        wait = limit.record(request.remote_addr or "")
-        if wait is not None:
-            raise ProblemError("TOO_MANY_ATTEMPTS", headers={"Retry-After": str(wait)})
-        raise ProblemError("UNAUTHENTICATED")
+        elif COOKIE in request.cookies:
+            _, key = require_session()
+            g.caller = key.name
+            return
+        raise failed_attempt()
 
     app.before_request(check)
 
 
 def caller() -> str:
-    """The name of the key with which this request came."""
+    """The name of the key with which this request came, or for which its session stands."""
     return str(g.caller)
+
+
+def failed_attempt(detail: str | None = None) -> ProblemError:
+    """Count a wrong key, or none, against the address; the refusal to raise, with what to do as ``detail``."""
+    limit: FailureLimit = current_app.extensions[_FAILURES]
+    wait = limit.record(request.remote_addr or "")
+    if wait is not None:
+        return ProblemError("TOO_MANY_ATTEMPTS", headers={"Retry-After": str(wait)})
+    return ProblemError("UNAUTHENTICATED", detail)
+
+
+def current_session() -> tuple[Session, Key] | None:
+    """The session that the cookie names and the key that it stands for; None where either is no longer valid."""
+    session = parts().sessions.read(request.cookies.get(COOKIE, ""))
+    if session is None:
+        return None
+    with parts().engine.begin() as connection:
+        key = sign_in.key_of_session(connection, session.key_id, session.id)
+    return None if key is None else (session, key)
+
+
+def require_session() -> tuple[Session, Key]:
+    """As current_session; raises ProblemError where there is none, or where a change comes without the CSRF token.
+
+    A cookie that has expired is no attempt at guessing one, so it is not counted: a page left open asks for hours.
+    """
+    found = current_session()
+    if found is None:
+        raise ProblemError("UNAUTHENTICATED", "There is no session, or it has ended: sign in again.")
+    if request.method not in _READING:
+        require_csrf_token(found[0])
+    return found
+
+
+def require_csrf_token(session: Session) -> None:
+    """Raise ProblemError where the request does not carry the session's token."""
+    if not parts().sessions.is_csrf_token(session, request.headers.get(CSRF_HEADER, "")):
+        raise ProblemError("CSRF_FAILED")
+
+
+def refuse_other_sites() -> None:
+    """Raise ProblemError where the browser says that a page from elsewhere sent this."""
+    if request.headers.get("Sec-Fetch-Site", "") in _ELSEWHERE:
+        raise ProblemError("CSRF_FAILED", "A page of another site may not sign anybody in.")
 
 
 def _bearer() -> str | None:

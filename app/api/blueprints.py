@@ -18,6 +18,7 @@ from app.api.schemas import ProblemSchema
 
 View = TypeVar("View", bound=Callable[..., Any])
 
+_READING = frozenset({"GET", "HEAD"})
 ALWAYS = (400, 401, 408, 413, 422, 429, 500, 503)
 """How any call that needs a key may be refused, whatever it asks for."""
 
@@ -29,7 +30,14 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     ARGUMENTS_PARSER = FlaskParser(unknown=None)
 
     def route(self, rule: str, **options: Any) -> Callable[[View], View]:
-        return cast("Callable[[View], View]", super().route(rule, **options))
+        register = cast("Callable[[View], View]", super().route(rule, **options))
+
+        def decorate(view: View) -> View:
+            # A browser's session needs its CSRF token for every change.
+            is_change = not _READING.issuperset(options["methods"])
+            return register(self.alt_response(403, HTTPStatus.FORBIDDEN.name)(view) if is_change else view)
+
+        return decorate
 
     def arguments(self, schema: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return cast("Callable[[Callable[..., Any]], Callable[..., Any]]", super().arguments(schema, **options))

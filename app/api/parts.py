@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from app.api.capacity import Slots
 from app.api.problems import ProblemError
+from app.api.session_cookie import SessionCookies
 from app.settings import Settings
 from app.store import batches
 from app.store.blobs import Blobs
@@ -39,6 +40,7 @@ class Parts:
     enqueue: Enqueue
     upload_slots: Slots
     uploaded: Uploaded
+    sessions: SessionCookies
 
 
 def install(app: Flask, parts: Parts) -> None:

@@ -132,19 +132,26 @@ def _by_field(messages: Any) -> dict[str, list[str]]:
 
 
 def _storage(error: StorageError) -> Response:
-    _log.warning("storage_refused", path=request.path, cause=str(error))
+    _log.warning("storage_refused", path=_path(), cause=str(error))
     return answer(ProblemError("STORAGE_FULL" if isinstance(error, StorageFullError) else "STORAGE_UNAVAILABLE"))
 
 
 def _database_unavailable(error: Exception) -> Response:
     # The text of a database error repeats cells of rows: only its kind is written down.
-    _log.warning("database_refused", path=request.path, kind=_kind(error))
+    _log.warning("database_refused", path=_path(), kind=_kind(error))
     return answer(ProblemError("DATABASE_UNAVAILABLE"))
 
 
 def _internal(error: BaseException) -> Response:
-    _log.error("request_failed", method=request.method, path=request.path, kind=_kind(error), at=_place(error))
+    _log.error("request_failed", method=request.method, path=_path(), kind=_kind(error), at=_place(error))
     return answer(ProblemError("INTERNAL_ERROR"))
+
+
+def _path() -> str:
+    """What was asked for: of a page only its pattern, for its address may hold a case number."""
+    if request.url_rule is None or request.path.startswith("/api/"):
+        return request.path
+    return str(request.url_rule.rule)
 
 
 def _kind(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from app.api.fields import parse_id, parse_uuid
 from app.api.parts import find_batch, parts
 from app.api.problems import ProblemError
 from app.api.schemas import CsvQuery, ResolutionBody, RowErrorQuery, RowErrorSchema, paged
+from app.api.shapes import row_error_shape
 from app.store import pages, resolutions
 
 blueprint = Blueprint("errors", __name__, url_prefix="/api/v1/intake", description="Rows that were refused")
@@ -35,7 +36,7 @@ def index(query: dict[str, Any], batch_id: str) -> Any:
         page = pages.row_errors_page(connection, batch.id, error_code=code, limit=query["limit"], after=after)
         total = pages.count_row_errors(connection, batch, error_code=code)
     cursor = None if page.next_key is None else cursors.write(_ERRORS, page.next_key)
-    return {"items": [dict(row) for row in page.items], "next_cursor": cursor, "total": total}
+    return {"items": [row_error_shape(dict(row)) for row in page.items], "next_cursor": cursor, "total": total}
 
 
 @blueprint.route("/batches/<id:batch_id>/errors.csv", methods=["GET"])
@@ -70,4 +71,4 @@ def resolve(body: dict[str, Any], error_id: str) -> Any:
             row = resolutions.reopen(connection, wanted, notes=notes)
     if row is None:
         raise ProblemError("NOT_FOUND", "There is no row error with this id.")
-    return dict(row)
+    return row_error_shape(dict(row))

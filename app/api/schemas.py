@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields
+from marshmallow import RAISE, Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from app.api.fields import CanonicalUuid, PlainText, StrictBoolean, UtcTime, WholeNumber
@@ -16,6 +16,7 @@ from app.judgment import EARLIEST_DATE, JudgmentSchema
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 50
 _LONGEST_CURSOR = 300
+_LENGTH = Length(min=1, max=1000)
 _STATES = tuple(state.value for state in State)
 
 
@@ -180,6 +181,11 @@ class RowErrorSchema(Schema):
     error_message = fields.String(required=True)
     error_stage = fields.String(required=True, validate=OneOf(("parse", "validate", "upsert")))
     raw_data = fields.Dict(required=True, allow_none=True, metadata=_doc("Header to cell, as it came."))
+    faulty_columns = fields.List(
+        fields.String(),
+        required=True,
+        metadata=_doc("The keys in raw_data of the cells that break a rule; the row stands under the first one's."),
+    )
     created_at = UtcTime(required=True)
     resolved_at = UtcTime(required=True, allow_none=True)
     resolved_by = fields.String(required=True, allow_none=True)
@@ -289,6 +295,40 @@ class IntakeStateSchema(Schema):
     backlog = fields.List(fields.Nested(WaitingSchema), required=True)
     workers = fields.List(fields.Nested(WorkerSchema), required=True)
     last_failure = fields.Nested(BatchSchema, required=True, allow_none=True)
+
+
+class SignInBody(Strict):
+    """What somebody signs in with: one of the two."""
+
+    key = fields.String(load_default=None, validate=_LENGTH, metadata=_doc("An API key."))
+    token = fields.String(load_default=None, validate=_LENGTH, metadata=_doc("The token of a sign-in link."))
+
+    @validates_schema
+    def one_of_the_two(self, data: Mapping[str, Any], **_: Any) -> None:
+        if (data["key"] is None) == (data["token"] is None):
+            raise ValidationError("Send one of the two.", "key")
+
+
+class SessionSchema(Schema):
+    """A browser that has signed in."""
+
+    name = fields.String(required=True, metadata=_doc("The name of the key."))
+    csrf_token = fields.String(
+        required=True, metadata=_doc("Goes into the header X-CSRF-Token of every call but GET and HEAD.")
+    )
+    expires_at = UtcTime(required=True)
+
+
+class ServerSchema(Schema):
+    """What a front end has to know of this server beforehand."""
+
+    version = fields.String(required=True)
+    environment = fields.String(required=True, validate=OneOf(("dev", "prod")))
+    max_upload_bytes = fields.Integer(required=True, metadata=_doc("The largest file taken."))
+    default_error_threshold_percent = fields.Integer(
+        required=True, metadata=_doc("The error budget of an upload that names none.")
+    )
+    flower_url = fields.String(required=True, allow_none=True, metadata=_doc("Where Flower is, if that is known."))
 
 
 class LivenessSchema(Schema):

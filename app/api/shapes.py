@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from app.batch import error_rate_percent
@@ -24,3 +25,15 @@ def batch_shape(batch: Batch) -> dict[str, Any]:
             "bytes_total": batch.file_size_bytes,
         },
     }
+
+
+def row_error_shape(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row error with the keys of those cells of its raw data that its message names."""
+    return {**row, "faulty_columns": _faulty_columns(row["error_message"], row["raw_data"] or {})}
+
+
+def _faulty_columns(message: str, raw_data: Mapping[str, Any]) -> list[str]:
+    # "Row 12, column Amount: found ..., expected ...; column Date: found ...", as app.engine.refusals writes it.
+    _, comma, faults = message.partition(", column ")
+    named = [fault.partition(": found ")[0].strip() for fault in faults.split("; column ")] if comma else []
+    return list(dict.fromkeys(name for name in named if name in raw_data))

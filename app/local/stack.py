@@ -52,6 +52,8 @@ class Wanted:
     redis_url: str | None = None
     dragonfly_url: str | None = None
     secret_key: str | None = None
+    flower_url: str | None = None
+    """Where a browser reaches Flower, if not at the stack's own address for it."""
     pg_bin: Path | None = None
     worker_metrics: tuple[str, int] | None = None
     """Where the worker shows its metrics; None takes a free port."""
@@ -203,6 +205,7 @@ def _application(
         "REDIS_URL": addresses.redis_url,
         "STORAGE_URL": addresses.storage_url,
         "DRAGONFLY_URL": addresses.dragonfly_url,
+        "FLOWER_URL": wanted.flower_url or addresses.flower_url,
         "DRAGONFLY_SECRET_KEY": wanted.secret_key or home.secret("secret_key"),
         "WORKER_METRICS_PORT": addresses.worker_metrics_url.removeprefix("http://").removesuffix("/metrics"),
         "PYTHONUNBUFFERED": "1",

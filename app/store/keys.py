@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Row, text
 
 _KEY_BYTES = 32
 _LISTED = "id, name, created_at, created_by, last_used_at, revoked_at"
+IS_STALE = "coalesce(k.last_used_at < clock_timestamp() - interval '1 minute', true)"
+"""Of a key ``k``: whether its last use was written down more than a minute ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +86,8 @@ def authenticate(connection: Connection, plaintext: str) -> Key | None:
     row = connection.execute(
         text(
             f"""
-            SELECT {_LISTED}, coalesce(last_used_at < clock_timestamp() - interval '1 minute', true) AS is_stale
-            FROM ops.api_keys WHERE key_hash = :hash AND revoked_at IS NULL
+            SELECT {_LISTED}, {IS_STALE} AS is_stale
+            FROM ops.api_keys k WHERE key_hash = :hash AND revoked_at IS NULL
             """
         ),
         {"hash": hashed},
@@ -93,10 +95,13 @@ def authenticate(connection: Connection, plaintext: str) -> Key | None:
     if row is None:
         return None
     if row.is_stale:
-        connection.execute(
-            text("UPDATE ops.api_keys SET last_used_at = clock_timestamp() WHERE id = :id"), {"id": row.id}
-        )
+        mark_used(connection, row.id)
     return Key.from_row(row)
+
+
+def mark_used(connection: Connection, key_id: UUID) -> None:
+    """Write down that the key has been used; to be called where IS_STALE says so."""
+    connection.execute(text("UPDATE ops.api_keys SET last_used_at = clock_timestamp() WHERE id = :id"), {"id": key_id})
 
 
 def _hash(plaintext: str) -> str:

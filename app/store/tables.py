@@ -154,6 +154,24 @@ api_keys = Table(
     schema="ops",
 )
 
+sign_in_links = Table(
+    "sign_in_links",
+    metadata,
+    Column("token_hash", Text, primary_key=True),
+    Column("key_id", UUID, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    schema="ops",
+)
+
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("expires_at", _TIME, nullable=False),
+    schema="ops",
+)
+
 error_codes = Table(
     "error_codes",
     metadata,

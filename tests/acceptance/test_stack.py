@@ -80,6 +80,31 @@ def test_the_admin_key_is_shown_and_not_kept_and_the_commands_own_is_kept(stack:
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
+def test_the_link_that_is_printed_signs_a_browser_in_and_out_again(stack: Stack) -> None:
+    web = stack.info["web"]
+    (first,) = [line.rpartition(" ")[2] for line in stack.said("Sign in with a browser")]
+    second = stack.run("sign-in").stdout.strip()
+    for link in (first, second):
+        address, _, token = link.partition("/sign-in#token=")
+        assert address == web
+        with httpx.Client(base_url=web) as browser:
+            signed_in = browser.post("/api/v1/session", json={"token": token})
+            assert signed_in.json()["name"] == "local command"
+            assert browser.get("/api/v1/server").json()["flower_url"] == stack.info["flower"]["url"]
+            change = {"X-CSRF-Token": signed_in.json()["csrf_token"]}
+            for headers, status in (({}, 403), (change, 202)):
+                upload = browser.post(
+                    "/api/v1/intake/upload", headers=headers, files={"file": ("a.csv", link.encode())}
+                )
+                assert upload.status_code == status
+            assert browser.delete("/api/v1/session", headers=change).status_code == 204
+            assert browser.get("/api/v1/server").status_code == 401
+        assert httpx.post(f"{web}/api/v1/session", json={"token": token}).status_code == 401
+    log = stack.log.read_text()
+    assert second not in log
+    assert (stack.home / "command.key").read_text().strip() not in log
+
+
 def test_a_killed_stack_leaves_no_orphan_starts_again_without_a_new_key_and_stops_in_reverse(stack: Stack) -> None:
     assert len(stack.tree) > 10
     stack.process.kill()

@@ -330,3 +330,44 @@ def test_a_person_at_a_terminal_sees_a_bar_and_then_the_verdict(server_url: str,
     assert done.stdout.startswith(f"{path}: completed: 4,950 inserted, 0 duplicate, 50 errors (batch ")
     assert "\u2501" in shown
     assert "completed 5,000 rows" in shown
+
+
+def sign_in_at(link: str, server_url: str) -> httpx.Response:
+    """What the page does with the link."""
+    address, _, token = link.strip().partition("/sign-in#token=")
+    assert address == server_url
+    return httpx.post(f"{server_url}/api/v1/session", json={"token": token})
+
+
+def test_a_sign_in_link_signs_in_with_the_commands_own_key_once(dragonfly: Dragonfly, server_url: str) -> None:
+    made = dragonfly("sign-in")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert sign_in_at(made.stdout, server_url).json()["name"] == "tests"
+    assert sign_in_at(made.stdout, server_url).status_code == 401
+
+
+def test_a_sign_in_link_may_be_made_for_somebody_else(dragonfly: Dragonfly, server_url: str) -> None:
+    key = json.loads(dragonfly("keys", "create", "Jane, legal ops", "--json").stdout)
+    made = dragonfly("sign-in", "--for", key["id"])
+    assert sign_in_at(made.stdout, server_url).json()["name"] == "Jane, legal ops"
+    dragonfly("keys", "revoke", key["id"])
+    refused = dragonfly("sign-in", "--for", key["id"])
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("Error: There is no such key, or it is revoked")
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"DRAGONFLY_KEY": "a-key-that-nobody-made"}, "There is no such key, or it is revoked"),
+        ({"DRAGONFLY_KEY": ""}, "No API key: set DRAGONFLY_KEY"),
+        ({"DRAGONFLY_URL": ""}, "start one with 'dragonfly up', or set DRAGONFLY_URL."),
+        ({"DATABASE_URL": ""}, "DATABASE_URL is not set"),
+        ({"DATABASE_URL": "postgresql://x:secret@127.0.0.1:1/x"}, "The database of DATABASE_URL cannot be used"),
+    ],
+)
+def test_without_what_it_takes_there_is_no_link(dragonfly: Dragonfly, variables: dict[str, str], sentence: str) -> None:
+    refused = dragonfly("sign-in", **variables)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert sentence in refused.stderr
+    assert "secret" not in refused.stderr

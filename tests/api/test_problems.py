@@ -25,7 +25,7 @@ BATCHES = "/api/v1/intake/batches"
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing/here", 404, "NOT_FOUND"),
-        ("GET", "//healthz", 404, "NOT_FOUND"),
+        ("GET", "/api//openapi.json", 404, "NOT_FOUND"),
         ("DELETE", BATCHES, 405, "METHOD_NOT_ALLOWED"),
         ("GET", f"{BATCHES}/00000000-0000-0000-0000-000000000000", 404, "NOT_FOUND"),
         ("GET", f"{BATCHES}/not-a-uuid", 422, "INVALID_FIELD"),

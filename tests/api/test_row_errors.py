@@ -10,8 +10,11 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, exc
 
+from app import intake
 from app.api.error_file import FileCutShortError
+from app.intake import Workshop
 from app.store import pages
+from tests.conftest import Sender
 
 BATCHES = "/api/v1/intake/batches"
 
@@ -202,3 +205,26 @@ def test_a_resolution_that_breaks_a_rule_changes_nothing(client: FlaskClient, st
 
 def test_an_error_that_does_not_exist_cannot_be_resolved(client: FlaskClient) -> None:
     assert client.patch("/api/v1/intake/errors/123456789", json={"resolved": True}).status_code == 404
+
+
+def test_the_cells_at_fault_are_named_by_their_keys(
+    client: FlaskClient, workshop: Workshop, send: Sender, stored: Any
+) -> None:
+    """As the engine words them: the keys are found in its messages."""
+    batch = send(
+        b" Amount ,Case Number,Defendant,Entry Date,Amount,Note\r\n"
+        b"x,,Ada Marlow,2024-01-31,5.00,; column Note: found y\r\n"
+        b'12.00,C-2,"Bo Lindqvist; column Amount: found 3",99/99/9999,5.00,\r\n'
+        b"too,few\r\n",
+        error_threshold_percent=100,
+    )
+    intake.ingest(workshop, batch.id)
+    items = client.get(f"{BATCHES}/{batch.id}/errors").get_json()["items"]
+    assert [(item["error_code"], item["faulty_columns"]) for item in items] == [
+        ("MISSING_CASE_NUMBER", ["Case Number", "Amount"]),
+        ("INVALID_DATE", ["Entry Date"]),
+        ("PARSE_ERROR", []),
+    ]
+    assert all(column in items[0]["raw_data"] for column in items[0]["faulty_columns"])
+    resolved = client.patch(f"/api/v1/intake/errors/{items[1]['id']}", json={"resolved": True}).get_json()
+    assert resolved["faulty_columns"] == ["Entry Date"]

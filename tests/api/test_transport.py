@@ -193,6 +193,36 @@ def test_a_client_refused_early_reads_the_answer_though_it_sends_everything_firs
     assert served.files() == []
 
 
+def test_a_browser_without_its_csrf_token_is_refused_before_its_file_is_read(served: Served) -> None:
+    with httpx.Client(base_url=served.url, trust_env=False) as browser:
+        csrf_token = browser.post("/api/v1/session", json={"key": KEY}).json()["csrf_token"]
+        cookie = f"Cookie: dragonfly_session={browser.cookies['dragonfly_session']}"
+    with served.connect() as connection:
+        # Not a byte of the body is sent, and its length alone would be refused.
+        connection.sendall(by_cookie(cookie, f"Content-Length: {MAX_BYTES * 10}"))
+        status, document = read_answer(connection)
+    assert (status, document["code"]) == (403, "CSRF_FAILED")
+    body = HEAD + b"C-1,Ada Marlow,10.00\r\n" + TAIL
+    with served.connect() as connection:
+        connection.sendall(by_cookie(cookie, f"X-CSRF-Token: {csrf_token}", f"Content-Length: {len(body)}") + body)
+        status, document = read_answer(connection)
+    assert status == 202, document
+
+
+def by_cookie(*lines: str) -> bytes:
+    with_key = head(*lines)
+    return with_key.replace(f"Authorization: Bearer {KEY}\r\n".encode(), b"")
+
+
+@pytest.mark.parametrize(("scheme", "is_secure"), [("https", True), ("http", False)])
+def test_behind_a_proxy_that_ends_tls_the_cookie_is_secure(served: Served, scheme: str, is_secure: bool) -> None:
+    response = httpx.post(
+        f"{served.url}/api/v1/session", json={"key": KEY}, headers={"X-Forwarded-Proto": scheme}, trust_env=False
+    )
+    assert response.status_code == 200
+    assert ("; Secure" in response.headers["Set-Cookie"]) is is_secure
+
+
 def test_a_body_slower_than_its_pace_is_ended_with_408(served: Served, engine: Engine) -> None:
     started = time.monotonic()
     with served.connect() as connection:

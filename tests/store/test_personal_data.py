@@ -11,6 +11,7 @@ from app.local.postgres import Postgres
 from tests.store.conftest import NOW, Batches
 
 MARK = "Ada Marlow 4711"
+KEY = "6f2c1a9e-0000-4000-8000-000000000001"
 FREE = {"text": "%s", "jsonb": "to_jsonb(%s::text)", "bytea": "convert_to(%s, 'UTF8')", "text[]": "ARRAY[%s]"}
 """The types that may hold anything, and how the mark is written in each."""
 CODES = {"intake.row_errors.error_code", "intake.error_tallies.error_code"}
@@ -27,7 +28,9 @@ def marked(made: Batches, postgres_server: Postgres) -> set[str]:
         "intake.row_conflicts": {
             "batch_id": batch_id, "row_index": 1, "case_number": "c", "kept_batch_id": batch_id, "kept_row_index": 0,
         },
-        "ops.api_keys": {"name": "k", "key_hash": "ab" * 32},
+        "ops.api_keys": {"id": KEY, "name": "k", "key_hash": "ab" * 32},
+        "ops.sign_in_links": {"token_hash": "ab" * 32, "key_id": KEY, "expires_at": NOW},
+        "ops.ended_sessions": {"id": "s", "expires_at": NOW},
         "ops.workers": {"name": "w", "host": "h", "pid": 1, "concurrency": 1, "version": "1"},
         "ops.heartbeats": {"name": "beat"},
         "ops.canaries": {"queue": "high"},

@@ -19,6 +19,8 @@ PERSONAL = (
     "intake.row_conflicts",
     "public.judgments",
     "ops.api_keys",
+    "ops.sign_in_links",
+    "ops.ended_sessions",
     "ops.workers",
     # Counts of the rows beside them.
     "intake.error_tallies",
@@ -111,6 +113,8 @@ class TestTheApplication:
             "public.judgments_id_seq": "USAGE SELECT UPDATE",
             "public.alembic_version": "SELECT",
             "ops.api_keys": "SELECT INSERT UPDATE",
+            "ops.ended_sessions": "SELECT INSERT DELETE",
+            "ops.sign_in_links": "SELECT INSERT DELETE",
             "ops.error_codes": "SELECT",
             **{
                 f"ops.{table}": "SELECT INSERT UPDATE DELETE"

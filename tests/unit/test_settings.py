@@ -27,6 +27,7 @@ DOCUMENTED_VARIABLES = {
     "DRAGONFLY_KEY",
     "DRAGONFLY_ADMIN_KEY",
     "DRAGONFLY_SECRET_KEY",
+    "FLOWER_URL",
     "DRAGONFLY_PG_BIN",
     "MAX_UPLOAD_BYTES",
     "LEASE_SECONDS",
@@ -156,6 +157,8 @@ class TestRefusals:
             ("LEASE_SECONDS", "1.5", "LEASE_SECONDS must be a whole number, found '1.5'."),
             ("DRAGONFLY_ENV", "staging", "DRAGONFLY_ENV must be dev or prod, found 'staging'."),
             ("DRAGONFLY_ADMIN_KEY", "short", "DRAGONFLY_ADMIN_KEY must have at least 20 characters, found 5."),
+            ("DRAGONFLY_SECRET_KEY", "short", "DRAGONFLY_SECRET_KEY must have at least 32 characters, found 5."),
+            ("FLOWER_URL", "javascript:alert(1)", "FLOWER_URL must begin with http:// or https://."),
             (
                 "WORKER_METRICS_PORT",
                 "localhost",
@@ -206,8 +209,18 @@ class TestRefusals:
         monkeypatch.setenv(variable, "scheme://set")
         assert getattr(Settings.load(), method)() == "scheme://set"
 
-    def test_a_wrong_admin_key_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DRAGONFLY_ADMIN_KEY", "hunter2")
+    def test_prod_needs_a_secret_key_and_dev_makes_do_without(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(SettingsError, match="DRAGONFLY_SECRET_KEY is not set, and in prod it must be: 32 or more"):
+            Settings.load(env="prod").require_secret_key()
+        assert len(Settings.load().require_secret_key()) >= 32
+        assert Settings.load().require_secret_key() != Settings.load().require_secret_key()
+        monkeypatch.setenv("DRAGONFLY_SECRET_KEY", "s" * 32)
+        for env in ("dev", "prod"):
+            assert Settings.load(env=env).require_secret_key() == "s" * 32
+
+    @pytest.mark.parametrize("variable", ["DRAGONFLY_ADMIN_KEY", "DRAGONFLY_SECRET_KEY"])
+    def test_a_wrong_key_is_not_repeated(self, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+        monkeypatch.setenv(variable, "hunter2")
         with pytest.raises(SettingsError) as refused:
             Settings.load()
         assert "hunter2" not in str(refused.value)
