@@ -1,0 +1,158 @@
+/** The frame around every page: where to go, who is signed in, how it looks. */
+
+import { useQueryClient } from "@tanstack/react-query";
+import { lazy, Suspense, useEffect, useRef, useState } from "react";
+import { Link, NavLink, Route, Routes, useLocation } from "react-router";
+
+import { Announcements } from "./feel/announce";
+import { Dialog } from "./feel/Dialog";
+import { Keys } from "./feel/keys";
+import { setTheme, useTheme, type Theme } from "./feel/theme";
+import { BatchPage } from "./batches/BatchPage";
+import { BatchesPage } from "./batches/BatchesPage";
+import { JudgmentsPage } from "./judgments/JudgmentsPage";
+import { SignInForm, SignInPage } from "./session/SignIn";
+import { useSession } from "./session/session";
+import { StationProvider } from "./station/provider";
+import { StationPage } from "./station/StationPage";
+
+const OpsPage = lazy(() => import("./ops/OpsPage"));
+
+export function App() {
+  const { now, ask } = useSession();
+  switch (now.standing) {
+    case "asking":
+      return (
+        <main className="page" id="main">
+          <p role="status" className="muted">
+            Loading …
+          </p>
+        </main>
+      );
+    case "unreached":
+      return (
+        <main className="page narrow" id="main">
+          <h1>Dragonfly</h1>
+          <p role="alert" className="refusal">
+            The server does not answer. Check that it runs and that you are connected.
+          </p>
+          <button type="button" className="primary" onClick={ask}>
+            Try again
+          </button>
+        </main>
+      );
+    case "out":
+      return <SignInPage />;
+    default:
+      return <SignedIn ended={now.standing === "ended"} />;
+  }
+}
+
+function SignedIn({ ended }: { ended: boolean }) {
+  const queries = useQueryClient();
+  return (
+    <StationProvider>
+      <Frame />
+      <Dialog
+        open={ended}
+        title="Your session has ended"
+        description="Sign in again. What is on this page stays, files that were not sent yet too."
+        onClose={null}
+      >
+        <SignInForm onDone={() => void queries.invalidateQueries()} />
+      </Dialog>
+    </StationProvider>
+  );
+}
+
+function Frame() {
+  const { now, end } = useSession();
+  const [help, setHelp] = useState(false);
+  usePageFocus();
+  return (
+    <>
+      <a className="skip" href="#main">
+        Skip to the page
+      </a>
+      <header className="bar">
+        <Link to="/" className="brand">
+          <span aria-hidden="true">⟊</span> dragonfly
+        </Link>
+        <nav aria-label="Pages">
+          <NavLink to="/" end>
+            Station
+          </NavLink>
+          <NavLink to="/batches">Batches</NavLink>
+          <NavLink to="/judgments">Judgments</NavLink>
+          <NavLink to="/ops">Ops</NavLink>
+        </nav>
+        <span className="spring" />
+        <ThemeChoice />
+        <button type="button" onClick={() => setHelp(true)}>
+          <kbd>?</kbd> Keys
+        </button>
+        {now.standing === "in" && (
+          <button type="button" onClick={() => void end().catch(() => undefined)} title={`Signed in as ${now.session.name}`}>
+            Sign out
+          </button>
+        )}
+      </header>
+      <Routes>
+        <Route path="/" element={<StationPage />} />
+        <Route path="/sign-in" element={<StationPage />} />
+        <Route path="/batches" element={<BatchesPage />} />
+        <Route path="/batches/:id" element={<BatchPage />} />
+        <Route path="/judgments" element={<JudgmentsPage />} />
+        <Route
+          path="/ops"
+          element={
+            <Suspense fallback={<main className="page">Loading …</main>}>
+              <OpsPage />
+            </Suspense>
+          }
+        />
+        <Route path="*" element={<Unknown />} />
+      </Routes>
+      <Keys open={help} setOpen={setHelp} />
+      <Announcements />
+    </>
+  );
+}
+
+function ThemeChoice() {
+  const theme = useTheme();
+  return (
+    <label className="theme">
+      <span className="unseen">Theme</span>
+      <select value={theme} onChange={(event) => setTheme(event.target.value as Theme)}>
+        <option value="system">as the system</option>
+        <option value="dark">dark</option>
+        <option value="light">light</option>
+      </select>
+    </label>
+  );
+}
+
+/** A link to another page puts the focus there, so that a screen reader begins to read and Tab goes on from it. */
+function usePageFocus(): void {
+  const { pathname } = useLocation();
+  const before = useRef(pathname);
+  useEffect(() => {
+    if (before.current === pathname) return;
+    before.current = pathname;
+    window.scrollTo(0, 0);
+    if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus();
+  }, [pathname]);
+}
+
+function Unknown() {
+  return (
+    <main className="page" id="main" tabIndex={-1}>
+      <title>Not found · Dragonfly</title>
+      <h1>There is no such page</h1>
+      <p>
+        Go to the <Link to="/">station</Link> or to the <Link to="/batches">batches</Link>.
+      </p>
+    </main>
+  );
+}

@@ -1,0 +1,101 @@
+/** The refused rows of a batch: the first five, then all of them; by code; as the vendor's own CSV. */
+
+import { useQuery } from "@tanstack/react-query";
+import { lazy, Suspense, useId, useState } from "react";
+
+import * as calls from "../api/calls";
+import type { Batch, RowError } from "../api/client";
+import { ROW_CODES } from "../api/names";
+import { count, plural } from "../feel/words";
+import { cellsOf, countsOf, faultOf, headersOf, rawOf, visible } from "./cells";
+
+const FIRST = 5;
+const ErrorTable = lazy(() => import("./ErrorTable"));
+
+export function ErrorPanel({ batch, startOpen = false }: { batch: Batch; startOpen?: boolean }) {
+  const [all, setAll] = useState(startOpen);
+  const [code, setCode] = useState<string | null>(null);
+  const filterId = useId();
+  const counts = new Map(countsOf(batch));
+  const total = code === null ? batch.row_count_invalid : (counts.get(code) ?? null);
+  const { data, isError, refetch } = useQuery({
+    queryKey: ["errors", batch.batch_id, batch.state_since, "first", code],
+    queryFn: ({ signal }) => calls.rowErrors(batch.batch_id, code, null, FIRST, signal),
+    enabled: !all,
+  });
+  const more = (data?.total ?? 0) > FIRST;
+  return (
+    <section aria-label="Refused rows" className="errors">
+      <div className="section-head">
+        <h3>
+          Errors <span className="muted">{total === null ? "" : count(total)}</span>
+        </h3>
+        <div className="inline">
+          <label htmlFor={filterId}>Code</label>
+          <select id={filterId} value={code ?? ""} onChange={(event) => setCode(event.target.value || null)}>
+            <option value="">all codes</option>
+            {ROW_CODES.filter((each) => counts.size === 0 || counts.has(each)).map((each) => (
+              <option key={each} value={each}>
+                {each}
+                {counts.has(each) ? ` (${count(counts.get(each) ?? 0)})` : ""}
+              </option>
+            ))}
+          </select>
+        </div>
+        <span className="spring" />
+        <a className="button" href={calls.errorsCsv(batch.batch_id)} download>
+          Download All CSV
+        </a>
+      </div>
+      {all ? (
+        <Suspense fallback={<p>Loading the rows …</p>}>
+          <ErrorTable key={code ?? ""} batch={batch} code={code} />
+        </Suspense>
+      ) : (
+        <>
+          {isError && (
+            <p className="refusal">
+              The rows cannot be loaded just now.{" "}
+              <button type="button" onClick={() => void refetch()}>
+                Try again
+              </button>
+            </p>
+          )}
+          <ol className="first-errors">
+            {data?.items.map((error) => (
+              <FirstError key={error.id} error={error} headers={headersOf(batch)} />
+            ))}
+          </ol>
+        </>
+      )}
+      {(all || more) && (
+        <p>
+          <button type="button" aria-expanded={all} onClick={() => setAll(!all)}>
+            {all ? `Show the first ${FIRST} only` : `Show all ${plural(data?.total ?? 0, "error")}`}
+          </button>
+        </p>
+      )}
+    </section>
+  );
+}
+
+function FirstError({ error, headers }: { error: RowError; headers: readonly string[] }) {
+  const raw = rawOf(error);
+  const bad = cellsOf(error, headers).filter((cell) => cell.isBad);
+  return (
+    <li>
+      <span className="row-number">row {error.row_number === null ? "–" : count(error.row_number)}</span>
+      <code className="code">{error.error_code}</code>
+      <span className="fault">{faultOf(error)}</span>
+      <span className="cells">
+        {bad.map((cell) => (
+          <span key={cell.column} className="cell-chip">
+            <span className="muted">{cell.column} </span>
+            <mark>{cell.text === "" ? <i>empty</i> : visible(cell.text)}</mark>
+          </span>
+        ))}
+        {raw !== null && <mark className="raw">{visible(raw)}</mark>}
+      </span>
+    </li>
+  );
+}

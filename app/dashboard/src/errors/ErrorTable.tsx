@@ -1,0 +1,194 @@
+/**
+ * Every refused row of a batch as a table of the vendor's own columns: only what is seen is drawn, pages are fetched as far
+ * as somebody has scrolled, and the bad cells are marked. The row that is chosen is shown in full below.
+ */
+
+import { useInfiniteQuery } from "@tanstack/react-query";
+import { createColumnHelper, tableFeatures, useTable } from "@tanstack/react-table";
+import { useVirtualizer } from "@tanstack/react-virtual";
+import { useEffect, useMemo, useRef, useState, type KeyboardEvent } from "react";
+
+import * as calls from "../api/calls";
+import type { Batch, RowError } from "../api/client";
+import { count } from "../feel/words";
+import { cellsOf, faultOf, headersOf, isBad, rawOf, textOf, visible } from "./cells";
+
+const ROW_PIXELS = 30;
+const features = tableFeatures({});
+const helper = createColumnHelper<typeof features, RowError>();
+const FIXED = ["row", "line", "code", "fault"];
+const NO_ROWS: RowError[] = [];
+
+export default function ErrorTable({ batch, code }: { batch: Batch; code: string | null }) {
+  const scroller = useRef<HTMLDivElement>(null);
+  const [chosen, setChosen] = useState<number | null>(null);
+  const { data, fetchNextPage, hasNextPage, isFetching, isError } = useInfiniteQuery({
+    queryKey: ["errors", batch.batch_id, batch.state_since, "all", code],
+    queryFn: ({ pageParam, signal }) => calls.rowErrors(batch.batch_id, code, pageParam, calls.LARGEST_PAGE, signal),
+    initialPageParam: null as string | null,
+    getNextPageParam: (page) => page.next_cursor,
+    // A finished batch's errors do not change, and comparing 100 pages would be felt.
+    structuralSharing: false,
+    staleTime: Number.POSITIVE_INFINITY,
+    gcTime: 60_000,
+  });
+  const loaded = useMemo(() => data?.pages.flatMap((page) => page.items) ?? NO_ROWS, [data]);
+  const total = data?.pages[0]?.total ?? 0;
+
+  const virtual = useVirtualizer({
+    count: total,
+    getScrollElement: () => scroller.current,
+    estimateSize: () => ROW_PIXELS,
+    overscan: 12,
+  });
+  const seen = virtual.getVirtualItems();
+  const first = seen[0]?.index ?? 0;
+  const last = seen.at(-1)?.index ?? 0;
+
+  // As far as has been scrolled, page after page; one waits for the other, for its cursor is in it.
+  useEffect(() => {
+    if (last >= loaded.length - 1 && hasNextPage && !isFetching && !isError) void fetchNextPage();
+  }, [last, loaded.length, hasNextPage, isFetching, isError, fetchNextPage]);
+
+  const columns = useMemo(() => columnsOf(batch), [batch]);
+  const shown = useMemo(() => loaded.slice(first, last + 1), [loaded, first, last]);
+  const table = useTable({ features, columns, data: shown, getRowId: (row) => String(row.id) });
+  const rows = table.getRowModel().rows;
+  const template = `4.5rem 4.5rem 12.5rem minmax(18rem, 2fr) ${"minmax(9rem, 1fr) ".repeat(columns.length - FIXED.length)}`;
+  const waiting = total > 0 && last >= loaded.length;
+
+  const choose = (index: number) => {
+    setChosen(index);
+    virtual.scrollToIndex(index, { align: "auto" });
+  };
+  const onKeyDown = (event: KeyboardEvent) => {
+    const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 12, PageUp: -12 }[event.key];
+    if (step === undefined && event.key !== "Home" && event.key !== "End") return;
+    event.preventDefault();
+    const target = event.key === "Home" ? 0 : event.key === "End" ? total - 1 : (chosen ?? -1) + (step ?? 0);
+    choose(Math.min(Math.max(target, 0), total - 1));
+  };
+
+  const detail = chosen === null ? undefined : loaded[chosen];
+  return (
+    <>
+      <p className="muted" role="status">
+        {isError
+          ? "The rows cannot be loaded just now."
+          : waiting || total === 0
+            ? `Loading the rows … ${count(loaded.length)}${total > 0 ? ` of ${count(total)}` : ""}`
+            : `Rows ${count(first + 1)} to ${count(Math.min(last + 1, total))} of ${count(total)} are in view. Arrow keys choose a row, shown in full below.`}
+        {isError && (
+          <button type="button" onClick={() => void fetchNextPage()}>
+            Try again
+          </button>
+        )}
+      </p>
+      <div className="grid-scroll" ref={scroller} tabIndex={0} role="region" aria-label="All refused rows" onKeyDown={onKeyDown}>
+        <div role="table" aria-label="Refused rows" aria-rowcount={total + 1} aria-colcount={columns.length} className="grid">
+          <div role="rowgroup" className="grid-head">
+            {table.getHeaderGroups().map((group) => (
+              <div role="row" aria-rowindex={1} key={group.id} className="grid-row" style={{ gridTemplateColumns: template }}>
+                {group.headers.map((header) => (
+                  <div role="columnheader" key={header.id} title={String(header.column.columnDef.header)}>
+                    <table.FlexRender header={header} />
+                  </div>
+                ))}
+              </div>
+            ))}
+          </div>
+          <div role="rowgroup" className="grid-body" style={{ height: virtual.getTotalSize() }}>
+            {seen.map((place) => {
+              const row = rows[place.index - first];
+              const style = { transform: `translateY(${place.start}px)`, gridTemplateColumns: template };
+              if (row === undefined) {
+                return (
+                  <div role="row" aria-rowindex={place.index + 2} key={place.key} className="grid-row muted" style={style}>
+                    <div role="cell">…</div>
+                  </div>
+                );
+              }
+              const raw = rawOf(row.original);
+              const cells = row.getAllCells();
+              return (
+                <div
+                  role="row"
+                  aria-rowindex={place.index + 2}
+                  key={place.key}
+                  className={`grid-row${place.index === chosen ? " chosen" : ""}`}
+                  style={style}
+                  onClick={() => setChosen(place.index)}
+                >
+                  {(raw === null ? cells : cells.slice(0, FIXED.length)).map((cell) => {
+                    const bad = isBad(row.original, cell.column.id.replace(/^cell:/, "")) && cell.column.id.startsWith("cell:");
+                    return (
+                      <div role="cell" key={cell.id} className={bad ? "bad" : cell.column.id}>
+                        {bad && (
+                          <>
+                            <span aria-hidden="true">✗ </span>
+                            <span className="unseen">at fault: </span>
+                          </>
+                        )}
+                        <table.FlexRender cell={cell} />
+                      </div>
+                    );
+                  })}
+                  {raw !== null && (
+                    <div role="cell" className="bad raw" aria-colspan={Math.max(1, columns.length - FIXED.length)}>
+                      <span aria-hidden="true">✗ </span>
+                      <span className="unseen">the record as it came: </span>
+                      {visible(raw)}
+                    </div>
+                  )}
+                </div>
+              );
+            })}
+          </div>
+        </div>
+      </div>
+      <div aria-live="polite">{detail !== undefined && <Detail error={detail} headers={headersOf(batch)} />}</div>
+    </>
+  );
+}
+
+function columnsOf(batch: Batch) {
+  return helper.columns([
+    helper.accessor("row_number", { id: "row", header: "Row", cell: ({ getValue }) => number(getValue()) }),
+    helper.accessor("line_number", { id: "line", header: "Line", cell: ({ getValue }) => number(getValue()) }),
+    helper.accessor("error_code", { id: "code", header: "Code", cell: ({ getValue }) => getValue() }),
+    helper.accessor((error: RowError) => faultOf(error), { id: "fault", header: "What is wrong", cell: ({ getValue }) => getValue() }),
+    ...headersOf(batch).map((column) =>
+      helper.accessor((error: RowError) => textOf(error, column), {
+        id: `cell:${column}`,
+        header: column,
+        cell: ({ getValue }) => visible(getValue()) || "·",
+      }),
+    ),
+  ]);
+}
+
+const number = (value: number | null) => (value === null ? "–" : count(value));
+
+function Detail({ error, headers }: { error: RowError; headers: readonly string[] }) {
+  return (
+    <section className="detail" aria-label={`Row ${error.row_number}`}>
+      <h4>
+        Row {number(error.row_number)} <span className="muted">line {number(error.line_number)}</span>{" "}
+        <code className="code">{error.error_code}</code>
+      </h4>
+      <p>{faultOf(error)}</p>
+      <dl className="cells-in-full">
+        {cellsOf(error, headers).map((cell) => (
+          <div key={cell.column} className={cell.isBad ? "bad" : ""}>
+            <dt>
+              {cell.isBad && <span aria-hidden="true">✗ </span>}
+              {cell.column === "_raw" ? "The record as it came" : cell.column}
+              {cell.isBad && <span className="unseen"> (at fault)</span>}
+            </dt>
+            <dd>{cell.text === "" ? <i className="muted">empty</i> : visible(cell.text)}</dd>
+          </div>
+        ))}
+      </dl>
+    </section>
+  );
+}

@@ -1,0 +1,32 @@
+/** A dialog: focus kept inside and given back, Escape closes it. The backdrop is ours, for Radix's own needs a style element. */
+
+import * as Radix from "@radix-ui/react-dialog";
+import type { ReactNode } from "react";
+
+interface Props {
+  open: boolean;
+  title: string;
+  onClose: (() => void) | null;
+  description?: string;
+  children: ReactNode;
+}
+
+export function Dialog({ open, title, onClose, description, children }: Props) {
+  return (
+    <Radix.Root open={open} onOpenChange={(next) => !next && onClose?.()}>
+      <Radix.Portal>
+        <div className="backdrop" />
+        <Radix.Content className="dialog" {...(description === undefined ? { "aria-describedby": undefined } : {})}>
+          <Radix.Title>{title}</Radix.Title>
+          {description !== undefined && <Radix.Description>{description}</Radix.Description>}
+          {children}
+          {onClose !== null && (
+            <Radix.Close className="close" aria-label="Close">
+              <span aria-hidden="true">✕</span>
+            </Radix.Close>
+          )}
+        </Radix.Content>
+      </Radix.Portal>
+    </Radix.Root>
+  );
+}

@@ -1,0 +1,111 @@
+/** Signing in: with a key, or with the one-time link that `dragonfly up` and `dragonfly sign-in` print. */
+
+import { useEffect, useId, useRef, useState, type FormEvent } from "react";
+import { useNavigate } from "react-router";
+
+import * as calls from "../api/calls";
+import { Refusal, UNREACHED, type Session } from "../api/client";
+import { useSession } from "./session";
+
+const TOKEN = /^#token=(.+)$/;
+
+function sentence(error: unknown): string {
+  if (!(error instanceof Refusal)) return "Something failed in this page. Load it again.";
+  if (error.code === UNREACHED) return "The server does not answer. Check that it runs and that you are connected, then try again.";
+  if (error.code === "TOO_MANY_ATTEMPTS") {
+    return `Too many sign-ins have failed from this address. Wait ${error.retryAfterSeconds ?? 60} seconds, then use a valid key.`;
+  }
+  return error.detail || "That did not work. Try again.";
+}
+
+export function SignInPage() {
+  const { ask } = useSession();
+  return (
+    <main className="page narrow" id="main" tabIndex={-1}>
+      <title>Sign in · Dragonfly</title>
+      <h1>Sign in</h1>
+      <p className="muted">Dragonfly takes vendor exports of court judgments in and tells what became of every row.</p>
+      <SignInForm />
+      <details className="aside">
+        <summary>Where do I get a key?</summary>
+        <p>
+          Whoever runs the server makes one with <code>dragonfly keys create NAME</code>, or prints a link that signs you in
+          once with <code>dragonfly sign-in</code>.
+        </p>
+        <button type="button" onClick={ask}>
+          I have signed in elsewhere: look again
+        </button>
+      </details>
+    </main>
+  );
+}
+
+export function SignInForm({ onDone }: { onDone?: () => void }) {
+  const { begin } = useSession();
+  const navigate = useNavigate();
+  const [refusal, setRefusal] = useState<string | null>(null);
+  const [busy, setBusy] = useState(false);
+  const key = useRef<HTMLInputElement>(null);
+  const [keyId, refusalId] = [useId(), useId()];
+  const redeemed = useRef(false);
+
+  const finish = (promise: Promise<Session>) => {
+    setBusy(true);
+    promise.then(
+      (session) => {
+        begin(session);
+        if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
+        onDone?.();
+      },
+      (error: unknown) => {
+        setBusy(false);
+        setRefusal(sentence(error));
+        key.current?.focus();
+      },
+    );
+  };
+
+  useEffect(() => {
+    const token = TOKEN.exec(window.location.hash)?.[1];
+    if (token === undefined || redeemed.current) return;
+    redeemed.current = true;
+    // The token works once: it has no place in the history.
+    window.history.replaceState(null, "", window.location.pathname);
+    finish(calls.signInWithToken(decodeURIComponent(token)));
+  });
+
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    const typed = key.current?.value.trim() ?? "";
+    if (typed === "") {
+      setRefusal("Type or paste a key first.");
+      key.current?.focus();
+      return;
+    }
+    setRefusal(null);
+    finish(calls.signInWithKey(typed));
+  };
+
+  return (
+    <form onSubmit={submit} className="stack" noValidate>
+      <label htmlFor={keyId}>API key</label>
+      <input
+        ref={key}
+        id={keyId}
+        type="password"
+        autoComplete="current-password"
+        spellCheck={false}
+        aria-describedby={refusalId}
+        aria-invalid={refusal !== null}
+      />
+      <p id={refusalId} role="alert" className="refusal">
+        {refusal}
+      </p>
+      <div>
+        <button type="submit" className="primary" disabled={busy}>
+          {busy ? "Signing in …" : "Sign in"}
+        </button>
+      </div>
+    </form>
+  );
+}

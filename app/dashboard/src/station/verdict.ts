@@ -1,0 +1,45 @@
+/** What a finished batch says, word for word, and which of the three endings it is. */
+
+import type { Batch } from "../api/client";
+import { count, plural } from "../feel/words.ts";
+
+export type Ending = "success" | "partial" | "error";
+type State = Batch["status"];
+
+const FINISHED: ReadonlySet<State> = new Set<State>(["completed", "failed", "cancelled", "reverted"]);
+
+export const isFinished = (batch: Batch) => FINISHED.has(batch.status);
+
+export function ending(batch: Batch): Ending {
+  if (batch.status !== "completed") return "error";
+  return batch.row_count_invalid > 0 ? "partial" : "success";
+}
+
+/** The verdict in one line. */
+export function verdict(batch: Batch): string {
+  switch (batch.status) {
+    case "completed":
+      return batch.row_count_invalid === 0
+        ? `Batch Complete. ${plural(batch.row_count_inserted, "Row")} Ingested.`
+        : `Batch Complete with Warnings. ${count(batch.row_count_inserted)} Ingested, ${plural(batch.row_count_invalid, "Error")}.`;
+    case "failed":
+      return batch.rejection_code === "ERROR_BUDGET_EXCEEDED"
+        ? `Batch Rejected. Error Rate ${rate(batch)} > ${batch.error_threshold_percent}% Budget.`
+        : `Batch Rejected. ${batch.rejection_reason ?? ""}`.trim();
+    case "cancelled":
+      return "Batch Cancelled. Nothing was loaded.";
+    case "reverted":
+      return "Batch Reverted. Its rows were taken out again.";
+    default:
+      return "";
+  }
+}
+
+/** The error rate with as many decimals, at least one, as it takes to see that it is above the budget. */
+function rate(batch: Batch): string {
+  const exact = (batch.row_count_invalid * 100) / batch.row_count_total;
+  for (let decimals = 1; decimals < 12; decimals += 1) {
+    if (Number(exact.toFixed(decimals)) > batch.error_threshold_percent) return `${exact.toFixed(decimals)}%`;
+  }
+  return `${exact}%`;
+}
