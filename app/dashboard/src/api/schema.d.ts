@@ -259,6 +259,108 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ops/performance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show throughput and error rate by hour
+         * @description A batch counts in the hour of its upload, in UTC. The newest hour comes first; hours without a batch are left out, and
+         *     the first and the last hour hold what lies within the span. Without from and to, the last seven days; at most 92 days.
+         */
+        get: operations["ops_performance"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ops/errors": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show how often each row code occurred
+         * @description The most frequent first. Without from and to, within the last seven days; at most 92 days.
+         */
+        get: operations["ops_errors"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ops/trends": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show error rates by month and by week
+         * @description The newest first; weeks and months without a batch are left out, and the first and the last hold what lies within the
+         *     span. Without from and to, of all time.
+         */
+        get: operations["ops_trends"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ops/health": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show how the pipeline stands
+         * @description How many batches are in each state and how old they are, what waits in each priority, and how many workers there are.
+         */
+        get: operations["ops_health"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ops/sentinel": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Show what the sentinel says
+         * @description Its last run, how each check stands and since when, the last changes of state, and the alerts that still wait.
+         */
+        get: operations["ops_sentinel"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -303,7 +405,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Show the process's and the requests' numbers */
+        /**
+         * Show the figures of the intake, of the requests and of the process
+         * @description They answer within seconds whatever the database does, without its figures if need be.
+         */
         get: operations["health_show"];
         put?: never;
         post?: never;
@@ -629,6 +734,180 @@ export interface components {
             backlog: components["schemas"]["Waiting"][];
             workers: components["schemas"]["Worker"][];
             last_failure: (Record<string, never> | null) | components["schemas"]["Batch"];
+        };
+        Hour: {
+            /**
+             * Format: date-time
+             * @description The beginning of the hour, in UTC.
+             */
+            hour_bucket: string;
+            total_batches: number;
+            completed_batches: number;
+            failed_batches: number;
+            avg_parse_ms: number | null;
+            avg_db_ms: number | null;
+            avg_total_ms: number | null;
+            total_rows: number;
+            inserted_rows: number;
+            /** @description Duplicates. */
+            skipped_rows: number;
+            error_rows: number;
+            /** @description Of the valid rows. */
+            dedupe_rate_pct: number | null;
+            /** @description Of all rows. */
+            error_rate_pct: number | null;
+        };
+        Performance: {
+            /**
+             * Format: date-time
+             * @description null: from the beginning on.
+             */
+            from: string | null;
+            /** Format: date-time */
+            to: string;
+            items: components["schemas"]["Hour"][];
+        };
+        ErrorCode: {
+            error_code: string;
+            occurrence_count: number;
+            affected_batches: number;
+            /** @description The catalogue's sentence, never a row's. */
+            sample_message: string | null;
+            /** Format: date-time */
+            last_seen_at: string;
+        };
+        Errors: {
+            /**
+             * Format: date-time
+             * @description null: from the beginning on.
+             */
+            from: string | null;
+            /** Format: date-time */
+            to: string;
+            items: components["schemas"]["ErrorCode"][];
+        };
+        TrendItem: {
+            /** @enum {string} */
+            period: "week" | "month";
+            /**
+             * Format: date-time
+             * @description Its beginning, in UTC; weeks begin on Monday.
+             */
+            bucket: string;
+            batches: number;
+            rows: number;
+            error_rate_pct: number | null;
+        };
+        Trends: {
+            /**
+             * Format: date-time
+             * @description null: from the beginning on.
+             */
+            from: string | null;
+            /** Format: date-time */
+            to: string;
+            items: components["schemas"]["TrendItem"][];
+        };
+        Pipeline: {
+            /** @enum {unknown} */
+            status: "uploaded" | "staging" | "validating" | "awaiting_approval" | "inserting" | "completed" | "failed" | "cancelled" | "reverted";
+            batch_count: number;
+            /** Format: date-time */
+            oldest_batch_at: string;
+            oldest_age_minutes: number;
+            /** Format: date-time */
+            newest_batch_at: string;
+        };
+        Queue: {
+            /** @enum {string} */
+            priority: "high" | "normal" | "low";
+            /** @description Uploaded and due, or left behind by a worker that has fallen silent. */
+            claimable: number;
+            /** @description Uploaded, and not to be tried again yet. */
+            backing_off: number;
+            /** @description Since the upload of the oldest claimable one. */
+            oldest_age_seconds: number | null;
+        };
+        Workers: {
+            alive: number;
+            /** @description Not heard of for too long, and not stopped in good order. */
+            silent: number;
+            /** @description How many batches the living ones work on at once. */
+            places: number;
+        };
+        Health: {
+            pipeline: components["schemas"]["Pipeline"][];
+            queues: components["schemas"]["Queue"][];
+            workers: components["schemas"]["Workers"];
+        };
+        Finding: {
+            check: string;
+            /** @enum {string} */
+            level: "HEALTHY" | "WARNING" | "CRITICAL";
+            message: string;
+            /** @description Its figures. */
+            details: {
+                [key: string]: unknown;
+            };
+        };
+        Run: {
+            /** Format: date-time */
+            started_at: string;
+            age_seconds: number;
+            duration_ms: number;
+            environment: string;
+            host: string;
+            /** @enum {string} */
+            overall_status: "healthy" | "degraded" | "critical";
+            findings: components["schemas"]["Finding"][];
+        };
+        Check: {
+            check: string;
+            /** @enum {string} */
+            level: "HEALTHY" | "WARNING" | "CRITICAL";
+            message: string;
+            /**
+             * Format: date-time
+             * @description null: it has not changed since it first ran.
+             */
+            since: string | null;
+            /** Format: date-time */
+            unhealthy_since: string | null;
+        };
+        Flip: {
+            id: number;
+            check: string;
+            /** @enum {string} */
+            level_before: "HEALTHY" | "WARNING" | "CRITICAL";
+            /** @enum {string} */
+            level_after: "HEALTHY" | "WARNING" | "CRITICAL";
+            /** Format: date-time */
+            at: string;
+            /**
+             * Format: date-time
+             * @description The beginning of the incident that it is part of.
+             */
+            unhealthy_since: string | null;
+            message: string;
+            details: {
+                [key: string]: unknown;
+            };
+        };
+        Outbox: {
+            waiting: number;
+            oldest_waiting_seconds: number | null;
+            /** @description Refused for good: they wait for another webhook. */
+            refused: number;
+            /** Format: date-time */
+            last_sent_at: string | null;
+        };
+        Sentinel: {
+            /** @description null: it has never run. */
+            last_run: components["schemas"]["Run"] | (Record<string, never> | null);
+            checks: components["schemas"]["Check"][];
+            /** @description The newest first. */
+            flips: components["schemas"]["Flip"][];
+            alerts: components["schemas"]["Outbox"];
         };
         Liveness: {
             /** @enum {string} */
@@ -1283,6 +1562,169 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["IntakeState"];
+                };
+            };
+            400: components["responses"]["BAD_REQUEST"];
+            401: components["responses"]["UNAUTHORIZED"];
+            408: components["responses"]["REQUEST_TIMEOUT"];
+            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
+            422: components["responses"]["UNPROCESSABLE_ENTITY"];
+            429: components["responses"]["TOO_MANY_REQUESTS"];
+            500: components["responses"]["INTERNAL_SERVER_ERROR"];
+            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            default: components["responses"]["DEFAULT_ERROR"];
+        };
+    };
+    ops_performance: {
+        parameters: {
+            query?: {
+                /** @description Batches and errors from this moment on; ISO 8601 with Z or an offset. */
+                from?: string | null;
+                /** @description Up to this moment, which is not itself in the span; now where it is not given. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Performance"];
+                };
+            };
+            400: components["responses"]["BAD_REQUEST"];
+            401: components["responses"]["UNAUTHORIZED"];
+            408: components["responses"]["REQUEST_TIMEOUT"];
+            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
+            422: components["responses"]["UNPROCESSABLE_ENTITY"];
+            429: components["responses"]["TOO_MANY_REQUESTS"];
+            500: components["responses"]["INTERNAL_SERVER_ERROR"];
+            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            default: components["responses"]["DEFAULT_ERROR"];
+        };
+    };
+    ops_errors: {
+        parameters: {
+            query?: {
+                /** @description Batches and errors from this moment on; ISO 8601 with Z or an offset. */
+                from?: string | null;
+                /** @description Up to this moment, which is not itself in the span; now where it is not given. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Errors"];
+                };
+            };
+            400: components["responses"]["BAD_REQUEST"];
+            401: components["responses"]["UNAUTHORIZED"];
+            408: components["responses"]["REQUEST_TIMEOUT"];
+            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
+            422: components["responses"]["UNPROCESSABLE_ENTITY"];
+            429: components["responses"]["TOO_MANY_REQUESTS"];
+            500: components["responses"]["INTERNAL_SERVER_ERROR"];
+            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            default: components["responses"]["DEFAULT_ERROR"];
+        };
+    };
+    ops_trends: {
+        parameters: {
+            query?: {
+                /** @description Batches and errors from this moment on; ISO 8601 with Z or an offset. */
+                from?: string | null;
+                /** @description Up to this moment, which is not itself in the span; now where it is not given. */
+                to?: string | null;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Trends"];
+                };
+            };
+            400: components["responses"]["BAD_REQUEST"];
+            401: components["responses"]["UNAUTHORIZED"];
+            408: components["responses"]["REQUEST_TIMEOUT"];
+            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
+            422: components["responses"]["UNPROCESSABLE_ENTITY"];
+            429: components["responses"]["TOO_MANY_REQUESTS"];
+            500: components["responses"]["INTERNAL_SERVER_ERROR"];
+            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            default: components["responses"]["DEFAULT_ERROR"];
+        };
+    };
+    ops_health: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Health"];
+                };
+            };
+            400: components["responses"]["BAD_REQUEST"];
+            401: components["responses"]["UNAUTHORIZED"];
+            408: components["responses"]["REQUEST_TIMEOUT"];
+            413: components["responses"]["REQUEST_ENTITY_TOO_LARGE"];
+            422: components["responses"]["UNPROCESSABLE_ENTITY"];
+            429: components["responses"]["TOO_MANY_REQUESTS"];
+            500: components["responses"]["INTERNAL_SERVER_ERROR"];
+            503: components["responses"]["SERVICE_UNAVAILABLE"];
+            default: components["responses"]["DEFAULT_ERROR"];
+        };
+    };
+    ops_sentinel: {
+        parameters: {
+            query?: {
+                /** @description The most flips to show. */
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description OK */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Sentinel"];
                 };
             };
             400: components["responses"]["BAD_REQUEST"];
