@@ -76,7 +76,10 @@ function Frame() {
       </a>
       <header className="bar">
         <Link to="/" className="brand">
-          <span aria-hidden="true">⟊</span> dragonfly
+          <svg aria-hidden="true" viewBox="0 0 16 16" fill="none" stroke="currentColor" strokeWidth="1.3" strokeLinecap="round" strokeLinejoin="round">
+            <path d="M8 2.5v11M8 5.5 2 3.5v2.5L8 7.5l6-1.5V3.5L8 5.5M8 8.5 3 8v2L8 9.7l5 .3V8L8 8.5" />
+          </svg>{" "}
+          dragonfly
         </Link>
         <nav aria-label="Pages">
           <NavLink to="/" end>
@@ -125,7 +128,7 @@ function ThemeChoice() {
     <label className="theme">
       <span className="unseen">Theme</span>
       <select value={theme} onChange={(event) => setTheme(event.target.value as Theme)}>
-        <option value="system">as the system</option>
+        <option value="system">auto theme</option>
         <option value="dark">dark</option>
         <option value="light">light</option>
       </select>

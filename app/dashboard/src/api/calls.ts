@@ -54,3 +54,17 @@ export const judgments = (
 ) => call<Page<Judgment>>("/api/v1/judgments", { query: { ...filter, cursor, limit }, signal });
 
 export const intakeState = (signal?: AbortSignal) => call<Schemas["IntakeState"]>("/api/v1/intake/state", { signal });
+
+export interface Span {
+  from: string;
+  to?: string | null;
+}
+
+export const performance = (span: Span, signal?: AbortSignal) =>
+  call<Schemas["Performance"]>("/api/v1/ops/performance", { query: { ...span }, signal });
+export const errorDistribution = (span: Span, signal?: AbortSignal) =>
+  call<Schemas["Errors"]>("/api/v1/ops/errors", { query: { ...span }, signal });
+export const trends = (signal?: AbortSignal) => call<Schemas["Trends"]>("/api/v1/ops/trends", { signal });
+export const health = (signal?: AbortSignal) => call<Schemas["Health"]>("/api/v1/ops/health", { signal });
+export const sentinel = (limit: number, signal?: AbortSignal) =>
+  call<Schemas["Sentinel"]>("/api/v1/ops/sentinel", { query: { limit }, signal });

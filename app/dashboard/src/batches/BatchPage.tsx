@@ -6,6 +6,7 @@ import { Link, useLocation, useParams } from "react-router";
 
 import * as calls from "../api/calls";
 import { Refusal, type Batch } from "../api/client";
+import { headersOf } from "../errors/cells";
 import { Moment } from "../feel/Moment";
 import { StateMark } from "../feel/StateMark";
 import { bytes, count } from "../feel/words";
@@ -98,7 +99,10 @@ function Unfinished({ batch, onChange }: { batch: Batch; onChange: (batch: Batch
 
 function Facts({ batch }: { batch: Batch }) {
   const { reading } = batch as { reading: Record<string, unknown> };
-  const mapping = Object.entries((reading["mapping"] ?? {}) as Record<string, string>);
+  const headers = headersOf(batch);
+  const mapping = Object.entries((reading["mapping"] ?? {}) as Record<string, string>).sort(
+    ([, left], [, right]) => headers.indexOf(left) - headers.indexOf(right),
+  );
   const unmapped = (reading["unmapped_headers"] ?? []) as string[];
   const warnings = (reading["warnings"] ?? []) as string[];
   const words = Object.entries((reading["empty_words"] ?? {}) as Record<string, unknown>);
@@ -230,7 +234,7 @@ function Conflicts({ batch }: { batch: Batch }) {
                   {side(0)} <Link to={`/batches/${conflict.kept_batch_id}`}>its batch</Link>
                 </td>
                 <td role="cell" data-label="What this file says">
-                  <mark>{side(1)}</mark>
+                  <mark className="differs">{side(1)}</mark>
                 </td>
               </tr>
             );

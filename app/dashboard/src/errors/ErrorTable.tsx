@@ -54,7 +54,9 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
   const shown = useMemo(() => loaded.slice(first, last + 1), [loaded, first, last]);
   const table = useTable({ features, columns, data: shown, getRowId: (row) => String(row.id) });
   const rows = table.getRowModel().rows;
-  const template = `4.5rem 4.5rem 12.5rem minmax(18rem, 2fr) ${"minmax(9rem, 1fr) ".repeat(columns.length - FIXED.length)}`;
+  const own = columns.length - FIXED.length;
+  const template = `80px 80px 200px 400px repeat(${Math.max(own, 1)}, 168px)`;
+  const width = 760 + Math.max(own, 1) * 168;
   const waiting = total > 0 && last >= loaded.length;
 
   const choose = (index: number) => {
@@ -85,7 +87,7 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
         )}
       </p>
       <div className="grid-scroll" ref={scroller} tabIndex={0} role="region" aria-label="All refused rows" onKeyDown={onKeyDown}>
-        <div role="table" aria-label="Refused rows" aria-rowcount={total + 1} aria-colcount={columns.length} className="grid">
+        <div role="table" aria-label="Refused rows" aria-rowcount={total + 1} aria-colcount={columns.length} className="grid" style={{ width }}>
           <div role="rowgroup" className="grid-head">
             {table.getHeaderGroups().map((group) => (
               <div role="row" aria-rowindex={1} key={group.id} className="grid-row" style={{ gridTemplateColumns: template }}>
@@ -134,7 +136,7 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
                     );
                   })}
                   {raw !== null && (
-                    <div role="cell" className="bad raw" aria-colspan={Math.max(1, columns.length - FIXED.length)}>
+                    <div role="cell" className="bad raw" aria-colspan={Math.max(1, own)}>
                       <span aria-hidden="true">✗ </span>
                       <span className="unseen">the record as it came: </span>
                       {visible(raw)}
