@@ -72,7 +72,9 @@ def npm(folder: Path, *arguments: str) -> None:
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         said = (ran.stdout + ran.stderr)[-4000:]
-        raise RuntimeError(f"The front end was not built: npm {' '.join(arguments)} ended with {ran.returncode}.\n{said}")
+        raise RuntimeError(
+            f"The front end was not built: npm {' '.join(arguments)} ended with {ran.returncode}.\n{said}"
+        )
 
 
 def _wheel() -> Path:

@@ -809,7 +809,7 @@ export interface components {
             items: components["schemas"]["TrendItem"][];
         };
         Pipeline: {
-            /** @enum {unknown} */
+            /** @enum {string} */
             status: "uploaded" | "staging" | "validating" | "awaiting_approval" | "inserting" | "completed" | "failed" | "cancelled" | "reverted";
             batch_count: number;
             /** Format: date-time */
