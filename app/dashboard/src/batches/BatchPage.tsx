@@ -58,7 +58,7 @@ export function BatchPage() {
         {error !== null && <span className="note warn"> ▲ The server cannot be reached just now; it looks again every 2 seconds.</span>}
       </p>
       {isFinished(batch) ? (
-        <Outcome batch={batch} onRestart={(next) => queries.setQueryData(["batch", id], next)} />
+        <Outcome batch={batch} />
       ) : (
         <Unfinished batch={batch} onChange={(next) => queries.setQueryData(["batch", id], next)} />
       )}

@@ -1,5 +1,6 @@
 /** What became of a finished batch: the verdict, its figures, its refused rows, and what can be done next. */
 
+import { useQueryClient } from "@tanstack/react-query";
 import { useId, useState, type FormEvent } from "react";
 import { Link } from "react-router";
 
@@ -90,6 +91,7 @@ export function Metrics({ batch }: { batch: Batch }) {
 }
 
 export function TryAgain({ batch, onRestart }: { batch: Batch; onRestart: (batch: Batch) => void }) {
+  const queries = useQueryClient();
   const [open, setOpen] = useState(false);
   const [budget, setBudget] = useState(String(batch.error_threshold_percent));
   const [refusal, setRefusal] = useState<string | null>(null);
@@ -102,6 +104,7 @@ export function TryAgain({ batch, onRestart }: { batch: Batch; onRestart: (batch
     }
     calls.retryBatch(batch.batch_id, Number(budget)).then(
       (next) => {
+        queries.setQueryData(["batch", batch.batch_id], next);
         setOpen(false);
         onRestart(next);
       },

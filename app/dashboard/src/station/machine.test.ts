@@ -102,6 +102,16 @@ describe("trouble", () => {
   });
 });
 
+test("an answer of before a batch was tried again changes nothing", () => {
+  const failed = batchOf({ status: "failed", state_since: "2025-01-01T00:00:01.000000Z" });
+  const restarted = run([
+    ...toProcessing,
+    { type: "seen", id: "1", batch: failed },
+    { type: "restarted", id: "1", batch: batchOf({ status: "uploaded", state_since: "2025-01-01T00:00:02.000000Z" }) },
+  ]);
+  assert.equal(reduce(restarted, { type: "seen", id: "1", batch: failed }), restarted);
+});
+
 describe("late and foreign events", () => {
   const late: Event<File>[] = [
     { type: "hashed", id: "1", hash: HASH },

@@ -144,7 +144,7 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
         ? { ...own(item), batchId: event.receipt.batch_id, phase: "processing", batch: null, unseen: false, cancelling: false }
         : item;
     case "seen":
-      if (item.phase !== "processing") return item;
+      if (item.phase !== "processing" || isOlder(event.batch, item.batch)) return item;
       return isFinished(event.batch)
         ? { ...named(item, event.batch), phase: ending(event.batch), batch: event.batch }
         : { ...named(item, event.batch), phase: "processing", batch: event.batch, unseen: false, cancelling: item.cancelling };
@@ -170,6 +170,9 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
         : item;
   }
 }
+
+/** Whether an answer tells of a state that the batch has left already, as before it was tried again. */
+const isOlder = (answer: Batch, known: Batch | null) => known !== null && answer.state_since < known.state_since;
 
 const isStep = (item: Item, ...steps: Idle["step"][]) => item.phase === "idle" && steps.includes(item.step);
 

@@ -7,7 +7,7 @@ import * as calls from "../api/calls";
 import { Refusal, UNREACHED } from "../api/client";
 import { alarm, announce } from "../feel/announce";
 import { read, write } from "../feel/theme";
-import { hashOf } from "./hash";
+import { hashOf, prepare } from "./hash";
 import { isSending, reduce, toResume, type Event, type Item, type Sending, type Station } from "./machine";
 import { refusedByItself, refusedByServer, unreadable, type Refused } from "./refused";
 import { upload } from "./upload";
@@ -37,6 +37,7 @@ export function StationProvider({ children }: { children: ReactNode }) {
 
   useEffect(() => write(RESUMED, JSON.stringify(toResume(items)), "sessionStorage"), [items]);
   useTold(items);
+  useEffect(() => void prepare(), []);
 
   useEffect(() => {
     const tasks = running.current;
@@ -144,11 +145,11 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
       return () => undefined;
     }
     dispatch({ type: "hashing", id, read: 0 });
-    return hashOf(
-      file,
-      (bytes) => dispatch({ type: "hashing", id, read: bytes }),
-      (hash) => (hash === null ? refuse(unreadable()) : dispatch({ type: "hashed", id, hash })),
-    );
+    return hashOf(file, {
+      onRead: (bytes) => dispatch({ type: "hashing", id, read: bytes }),
+      done: (hash) => (hash === null ? refuse(unreadable()) : dispatch({ type: "hashed", id, hash })),
+      unreached: () => refuseBy(new Refusal(UNREACHED, 0, "")),
+    });
   }
   if (task === "look" && item.phase === "idle" && item.step === "looking") {
     const leave = new AbortController();

@@ -1,0 +1,163 @@
+"""What goes wrong around a batch: the page is loaded anew, the worker, the broker, the web server or the network is gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.acceptance.pipeline import Pipeline
+from tests.browser.conftest import Picture, card, drop
+from tests.factories import clean_file, file_with_errors
+
+ROWS = 400_000
+DONE = "Batch Complete. 400,000 Rows Ingested."
+PATIENCE = 90_000
+LONGEST_TASK_MS = 100
+MANY = 100_000
+
+
+@pytest.fixture
+def large(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A file that takes a few seconds, with case numbers of its own."""
+    number = sum(request.node.name.encode()) * 1_000_000
+    path = tmp_path / "large.csv"
+    path.write_bytes(clean_file(ROWS, seed=number, start=number))
+    return path
+
+
+def wait_until_read(stack: Pipeline, name: str = "large.csv") -> str:
+    """The newest batch of this name, once a worker holds it."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = stack.rows(
+            "SELECT id::text, status FROM intake.batches WHERE filename = %s ORDER BY created_at DESC LIMIT 1", name
+        )
+        if found and found[0][1] in ("validating", "inserting") and stack.lease_owner(found[0][0]):
+            return str(found[0][0])
+        time.sleep(0.05)
+    raise AssertionError("no worker took the batch")
+
+
+def test_a_page_loaded_anew_in_mid_batch_goes_on_with_it(page: Page, stack: Pipeline, large: Path) -> None:
+    drop(page, large)
+    wait_until_read(stack)
+    expect(card(page, "large.csv")).to_have_attribute("data-phase", "processing")
+    page.reload()
+    expect(card(page, "large.csv")).to_have_attribute("data-phase", re.compile("processing|success"))
+    expect(card(page, "large.csv")).to_contain_text(DONE, timeout=PATIENCE)
+    page.reload()
+    expect(card(page, "large.csv")).to_contain_text(DONE)
+
+
+def test_a_worker_killed_in_mid_batch_changes_nothing_for_the_page(
+    page: Page, stack: Pipeline, large: Path, picture: Picture
+) -> None:
+    drop(page, large)
+    batch_id = wait_until_read(stack)
+    owner = stack.lease_owner(batch_id)
+    assert owner is not None
+    psutil.Process(owner).kill()
+    expect(card(page, "large.csv")).to_contain_text("attempt 2", timeout=30_000)
+    picture(page, "station-taken-over")
+    expect(card(page, "large.csv")).to_contain_text(DONE, timeout=PATIENCE)
+
+
+def test_a_network_break_is_noted_and_the_batch_gets_its_verdict(
+    page: Page, stack: Pipeline, large: Path, picture: Picture
+) -> None:
+    drop(page, large)
+    wait_until_read(stack)
+    page.context.set_offline(True)
+    note = card(page, "large.csv").locator("[data-note=unseen]")
+    expect(note).to_contain_text("The server cannot be reached just now.", timeout=10_000)
+    picture(page, "station-unseen")
+    page.context.set_offline(False)
+    expect(card(page, "large.csv")).to_contain_text(DONE, timeout=PATIENCE)
+    expect(note).to_have_count(0)
+
+
+@pytest.fixture
+def hung_broker(stack: Pipeline) -> Iterator[None]:
+    (broker, *_) = stack.processes("valkey-server")
+    broker.send_signal(signal.SIGSTOP)
+    yield
+    broker.send_signal(signal.SIGCONT)
+
+
+def test_files_are_ingested_while_the_broker_is_down(page: Page, hung_broker: None) -> None:
+    drop(page, ("brokerless.csv", clean_file(100, seed=3, start=3_000_000)))
+    expect(card(page, "brokerless.csv")).to_contain_text("Batch Complete. 100 Rows Ingested.", timeout=PATIENCE)
+
+
+def test_a_server_that_restarts_is_said_and_the_file_is_sent_when_it_is_back(
+    page: Page, stack: Pipeline, picture: Picture
+) -> None:
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    throttle = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    network.send("Network.emulateNetworkConditions", throttle)
+    drop(page, ("restart.csv", clean_file(20_000, seed=4, start=4_000_000)))
+    own = card(page, "restart.csv")
+    expect(own).to_have_attribute("data-phase", "uploading")
+    for process in stack.processes("gunicorn"):
+        if process.is_running():
+            os.kill(process.pid, signal.SIGKILL)
+    own.locator("[data-refused=server-gone]").wait_for(timeout=30_000)
+    expect(own.locator(".refusal")).to_have_text("The server stopped answering: it may be restarting.")
+    picture(page, "refused-server-gone")
+    network.send("Network.emulateNetworkConditions", {**throttle, "uploadThroughput": -1})
+    deadline = time.monotonic() + 60
+    while own.get_by_role("button", name="Try again").count() and time.monotonic() < deadline:
+        own.get_by_role("button", name="Try again").click()
+        page.wait_for_timeout(2000)
+    expect(own).to_contain_text("Batch Complete. 20,000 Rows Ingested.", timeout=PATIENCE)
+
+
+WATCH_TASKS = """
+() => {
+  window.longest = 0;
+  window.tasks = 0;
+  new PerformanceObserver(list => {
+    for (const each of list.getEntries()) { window.tasks += 1; window.longest = Math.max(window.longest, each.duration); }
+  }).observe({ type: "longtask", buffered: false });
+}
+"""
+
+
+def test_a_hundred_thousand_errors_scroll_without_a_long_task(page: Page, stack: Pipeline, picture: Picture) -> None:
+    content = file_with_errors(MANY, MANY, seed=9, start=90_000_000)
+    batch = stack.ingest(content, "all-wrong.csv", error_threshold_percent="100")
+    assert batch["row_count_invalid"] == MANY
+    page.goto(f"/batches/{batch['batch_id']}")
+    page.get_by_role("button", name="Show all 100,000 errors").click()
+    table = page.get_by_role("table", name="Refused rows")
+    expect(table).to_have_attribute("aria-rowcount", str(MANY + 1))
+    scroller = page.get_by_role("region", name="All refused rows")
+    table.get_by_role("row").nth(10).wait_for()
+    page.evaluate(WATCH_TASKS)
+    box = scroller.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    for _ in range(40):
+        page.mouse.wheel(0, 1500)
+        page.wait_for_timeout(30)
+    scroller.focus()
+    page.keyboard.press("End")
+    last = table.locator(f"[aria-rowindex='{MANY + 1}']")
+    expect(last).to_contain_text("100,001", timeout=PATIENCE)
+    for _ in range(20):
+        page.mouse.wheel(0, -3000)
+        page.wait_for_timeout(30)
+    longest, tasks = page.evaluate("() => [window.longest, window.tasks]")
+    print(f"longest task {longest:.0f} ms, {tasks} tasks over 50 ms")
+    assert page.locator(".grid-body .grid-row").count() < 80
+    assert longest <= LONGEST_TASK_MS
+    picture(page, "errors-100000")
