@@ -9,7 +9,12 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	$$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo $$candidate && break; done)
 
-.PHONY: help install up test campaign bench fuzz lint lock clean
+DASHBOARD := app/dashboard
+BUILT := $(DASHBOARD)/dist/.built-from
+DASHBOARD_SOURCES := $(shell find $(DASHBOARD)/src $(DASHBOARD)/public -type f) \
+	$(addprefix $(DASHBOARD)/,index.html package.json package-lock.json vite.config.ts .npmrc build_hook.py)
+
+.PHONY: help install up test campaign bench fuzz lint types lock clean
 
 help:
 	@echo 'make up       set up and start everything; options as in: make up ARGS="--port 8001 --home /srv/dragonfly"'
@@ -18,11 +23,12 @@ help:
 	@echo 'make bench    raw COPY against the whole job, on one server; options as in: make bench ARGS="--rows 5000000 --cases random"'
 	@echo 'make fuzz     the property tests of the engine for longer, from a seed of the clock; options as in: make fuzz FUZZ_ROWS=5000000'
 	@echo 'make lint     ruff, mypy and the import rules'
+	@echo 'make types    write the types of the front end anew from the OpenAPI document'
 	@echo 'make install  the set-up alone; the command is then $(BIN)/dragonfly'
 	@echo 'make lock     write requirements.lock anew from pyproject.toml (needs uv)'
-	@echo 'make clean    remove $(VENV)'
+	@echo 'make clean    remove $(VENV) and the built front end'
 
-install: $(STAMP)
+install: $(STAMP) $(BUILT)
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { \
@@ -33,10 +39,15 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
-up: $(STAMP)
+# The set-up builds the front end, as part of the package; this is for sources that have changed since.
+$(BUILT): $(STAMP) $(DASHBOARD_SOURCES)
+	@$(BIN)/python $(DASHBOARD)/build_hook.py
+	@touch $@
+
+up: $(STAMP) $(BUILT)
 	@exec $(BIN)/dragonfly up $(ARGS)
 
-test: $(STAMP)
+test: $(STAMP) $(BUILT)
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 campaign: $(STAMP)
@@ -57,6 +68,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+types: $(STAMP)
+	$(BIN)/python -m app.dashboard.generate
+
 # Hashes of every platform's files and no host names, so that the lock installs from any index.
 lock:
 	@command -v uv >/dev/null || { echo 'uv was not found: see https://docs.astral.sh/uv' >&2; exit 2; }
@@ -64,4 +78,4 @@ lock:
 		--extra test pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(DASHBOARD)/dist $(DASHBOARD)/node_modules

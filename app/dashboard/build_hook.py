@@ -39,11 +39,17 @@ def build(folder: Path) -> bool:
     wanted = fingerprint(folder)
     if stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
         return False
-    # Left over from another machine or version, node_modules is laid anew: the lock decides, not what lies there.
-    npm(folder, "ci", "--prefer-offline")
+    # Whatever lies in node_modules is laid anew: the lock decides.
+    npm(folder, "ci", "--prefer-offline", "--omit=dev")
     npm(folder, "run", "--silent", "build")
     stamp.write_text(wanted, encoding="ascii")
     return True
+
+
+def lay_tools(folder: Path) -> None:
+    """Have what the build does without and the developers do not: the type check, the generator, the tests' own."""
+    if not (folder / "node_modules" / "typescript").exists():
+        npm(folder, "ci", "--prefer-offline")
 
 
 def fingerprint(folder: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from app.api.application import create_app
-from app.dashboard.build_hook import npm
+from app.dashboard.build_hook import lay_tools, npm
 from app.settings import Settings
 from app.store.blobs import Blobs
 from app.store.database import open_engine
@@ -28,6 +28,7 @@ _QUERIES = {
 
 def generate(into: Path) -> None:
     """Write both files below ``into``."""
+    lay_tools(FOLDER)
     document = _document()
     (into / NAMES).parent.mkdir(parents=True, exist_ok=True)
     (into / NAMES).write_text(_names(document), encoding="utf-8")

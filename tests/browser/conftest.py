@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from app.dashboard.build_hook import build, lay_tools
+from app.dashboard.generate import FOLDER
 from tests.acceptance.pipeline import Pipeline
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,7 +30,9 @@ Picture = Callable[..., None]
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    """A stack with a small limit and a short lease."""
+    """A stack with a small limit and a short lease, and the front end of these very sources."""
+    build(FOLDER)
+    lay_tools(FOLDER)
     settings = {"MAX_UPLOAD_BYTES": str(MOST_BYTES), "LEASE_SECONDS": str(LEASE_SECONDS)}
     running = Pipeline(tmp_path_factory.mktemp("browser") / "home", workers=2, settings=settings)
     yield running

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.dashboard import build_hook
-from app.dashboard.build_hook import STAMP, build, fingerprint
+from app.dashboard.build_hook import STAMP, build, fingerprint, lay_tools
 from app.dashboard.generate import FOLDER, NAMES, TYPES, generate
 
 MOST_SCRIPT_BYTES = 150_000
@@ -30,8 +30,7 @@ def node(*arguments: str) -> subprocess.CompletedProcess[str]:
 def built() -> None:
     """Built from these sources, with what the tests of the sources need."""
     build(FOLDER)
-    if not (FOLDER / "node_modules" / "typescript").exists():
-        build_hook.npm(FOLDER, "ci", "--prefer-offline")
+    lay_tools(FOLDER)
 
 
 def test_the_generated_types_and_names_are_those_of_the_document(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ export function Outcome({ batch, linked = false, restartedAs, onRestart }: Props
           />
         )}
       </p>
-      {batch.row_count_invalid > 0 && <ErrorPanel batch={batch} />}
+      {batch.row_count_invalid > 0 && <ErrorPanel batch={batch} level={linked ? 3 : 2} />}
     </div>
   );
 }

@@ -12,8 +12,9 @@ import { cellsOf, countsOf, faultOf, headersOf, rawOf, visible } from "./cells";
 const FIRST = 5;
 const ErrorTable = lazy(() => import("./ErrorTable"));
 
-export function ErrorPanel({ batch, startOpen = false }: { batch: Batch; startOpen?: boolean }) {
-  const [all, setAll] = useState(startOpen);
+export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
+  const Heading = level === 2 ? "h2" : "h3";
+  const [all, setAll] = useState(false);
   const [code, setCode] = useState<string | null>(null);
   const filterId = useId();
   const counts = new Map(countsOf(batch));
@@ -27,9 +28,9 @@ export function ErrorPanel({ batch, startOpen = false }: { batch: Batch; startOp
   return (
     <section aria-label="Refused rows" className="errors">
       <div className="section-head">
-        <h3>
+        <Heading>
           Errors <span className="muted">{total === null ? "" : count(total)}</span>
-        </h3>
+        </Heading>
         <div className="inline">
           <label htmlFor={filterId}>Code</label>
           <select id={filterId} value={code ?? ""} onChange={(event) => setCode(event.target.value || null)}>
@@ -49,7 +50,7 @@ export function ErrorPanel({ batch, startOpen = false }: { batch: Batch; startOp
       </div>
       {all ? (
         <Suspense fallback={<p>Loading the rows …</p>}>
-          <ErrorTable key={code ?? ""} batch={batch} code={code} />
+          <ErrorTable key={code ?? ""} batch={batch} code={code} level={level} />
         </Suspense>
       ) : (
         <>

@@ -6,7 +6,7 @@
 import { useInfiniteQuery } from "@tanstack/react-query";
 import { createColumnHelper, tableFeatures, useTable } from "@tanstack/react-table";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { useEffect, useMemo, useRef, useState, type KeyboardEvent } from "react";
+import { memo, useEffect, useMemo, useRef, useState, type KeyboardEvent, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
@@ -17,9 +17,18 @@ const ROW_PIXELS = 30;
 const features = tableFeatures({});
 const helper = createColumnHelper<typeof features, RowError>();
 const FIXED = ["row", "line", "code", "fault"];
+/** Begins the id of each of the vendor's own columns, so that none is taken for one of ours. */
+const OWN = "cell:";
 const NO_ROWS: RowError[] = [];
 
-export default function ErrorTable({ batch, code }: { batch: Batch; code: string | null }) {
+interface Props {
+  batch: Batch;
+  code: string | null;
+  /** The level of the heading above the table. */
+  level: 2 | 3;
+}
+
+export default function ErrorTable({ batch, code, level }: Props) {
   const scroller = useRef<HTMLDivElement>(null);
   const [chosen, setChosen] = useState<number | null>(null);
   const { data, fetchNextPage, hasNextPage, isFetching, isError } = useInfiniteQuery({
@@ -39,7 +48,7 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
     count: total,
     getScrollElement: () => scroller.current,
     estimateSize: () => ROW_PIXELS,
-    overscan: 12,
+    overscan: 8,
   });
   const seen = virtual.getVirtualItems();
   const first = seen[0]?.index ?? 0;
@@ -65,7 +74,7 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
   };
   const onKeyDown = (event: KeyboardEvent) => {
     const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 12, PageUp: -12 }[event.key];
-    if (step === undefined && event.key !== "Home" && event.key !== "End") return;
+    if (total === 0 || (step === undefined && event.key !== "Home" && event.key !== "End")) return;
     event.preventDefault();
     const target = event.key === "Home" ? 0 : event.key === "End" ? total - 1 : (chosen ?? -1) + (step ?? 0);
     choose(Math.min(Math.max(target, 0), total - 1));
@@ -79,7 +88,7 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
           ? "The rows cannot be loaded just now."
           : waiting || total === 0
             ? `Loading the rows … ${count(loaded.length)}${total > 0 ? ` of ${count(total)}` : ""}`
-            : `Rows ${count(first + 1)} to ${count(Math.min(last + 1, total))} of ${count(total)} are in view. Arrow keys choose a row, shown in full below.`}
+            : `${count(total)} rows. Arrow keys choose one, which is shown in full below.`}
         {isError && (
           <button type="button" onClick={() => void fetchNextPage()}>
             Try again
@@ -110,48 +119,80 @@ export default function ErrorTable({ batch, code }: { batch: Batch; code: string
                   </div>
                 );
               }
-              const raw = rawOf(row.original);
-              const cells = row.getAllCells();
               return (
-                <div
-                  role="row"
-                  aria-rowindex={place.index + 2}
+                <Row
                   key={place.key}
-                  className={`grid-row${place.index === chosen ? " chosen" : ""}`}
-                  style={style}
-                  onClick={() => setChosen(place.index)}
-                >
-                  {(raw === null ? cells : cells.slice(0, FIXED.length)).map((cell) => {
-                    const bad = isBad(row.original, cell.column.id.replace(/^cell:/, "")) && cell.column.id.startsWith("cell:");
-                    return (
-                      <div role="cell" key={cell.id} className={bad ? "bad" : cell.column.id}>
-                        {bad && (
-                          <>
-                            <span aria-hidden="true">✗ </span>
-                            <span className="unseen">at fault: </span>
-                          </>
-                        )}
-                        <table.FlexRender cell={cell} />
-                      </div>
-                    );
-                  })}
-                  {raw !== null && (
-                    <div role="cell" className="bad raw" aria-colspan={Math.max(1, own)}>
-                      <span aria-hidden="true">✗ </span>
-                      <span className="unseen">the record as it came: </span>
-                      {visible(raw)}
-                    </div>
-                  )}
-                </div>
+                  error={row.original}
+                  index={place.index}
+                  start={place.start}
+                  template={template}
+                  isChosen={place.index === chosen}
+                  onChoose={setChosen}
+                  draw={() => row.getAllCells().map((cell) => [cell.column.id, <table.FlexRender key={cell.id} cell={cell} />])}
+                />
               );
             })}
           </div>
         </div>
       </div>
-      <div aria-live="polite">{detail !== undefined && <Detail error={detail} headers={headersOf(batch)} />}</div>
+      <div aria-live="polite">{detail !== undefined && <Detail error={detail} headers={headersOf(batch)} level={level} />}</div>
     </>
   );
 }
+
+interface RowProps {
+  error: RowError;
+  index: number;
+  start: number;
+  template: string;
+  isChosen: boolean;
+  onChoose: (index: number) => void;
+  draw: () => [column: string, content: ReactNode][];
+}
+
+/** One row; drawn anew only when it is another one, for scrolling moves dozens of them at a time. */
+const Row = memo(
+  function Row({ error, index, start, template, isChosen, onChoose, draw }: RowProps) {
+    const raw = rawOf(error);
+    const cells = draw();
+    return (
+      <div
+        role="row"
+        aria-rowindex={index + 2}
+        className={`grid-row${isChosen ? " chosen" : ""}`}
+        style={{ transform: `translateY(${start}px)`, gridTemplateColumns: template }}
+        onClick={() => onChoose(index)}
+      >
+        {(raw === null ? cells : cells.slice(0, FIXED.length)).map(([column, content]) => {
+          const bad = column.startsWith(OWN) && isBad(error, column.slice(OWN.length));
+          return (
+            <div role="cell" key={column} className={bad ? "bad" : FIXED.includes(column) ? column : ""}>
+              {bad && (
+                <>
+                  <span aria-hidden="true">✗ </span>
+                  <span className="unseen">at fault: </span>
+                </>
+              )}
+              {content}
+            </div>
+          );
+        })}
+        {raw !== null && (
+          <div role="cell" className="bad raw" aria-colspan={Math.max(1, cells.length - FIXED.length)}>
+            <span aria-hidden="true">✗ </span>
+            <span className="unseen">the record as it came: </span>
+            {visible(raw)}
+          </div>
+        )}
+      </div>
+    );
+  },
+  (before, after) =>
+    before.error === after.error &&
+    before.start === after.start &&
+    before.template === after.template &&
+    before.isChosen === after.isChosen,
+);
 
 function columnsOf(batch: Batch) {
   return helper.columns([
@@ -161,7 +202,7 @@ function columnsOf(batch: Batch) {
     helper.accessor((error: RowError) => faultOf(error), { id: "fault", header: "What is wrong", cell: ({ getValue }) => getValue() }),
     ...headersOf(batch).map((column) =>
       helper.accessor((error: RowError) => textOf(error, column), {
-        id: `cell:${column}`,
+        id: `${OWN}${column}`,
         header: column,
         cell: ({ getValue }) => visible(getValue()) || "·",
       }),
@@ -171,13 +212,14 @@ function columnsOf(batch: Batch) {
 
 const number = (value: number | null) => (value === null ? "–" : count(value));
 
-function Detail({ error, headers }: { error: RowError; headers: readonly string[] }) {
+function Detail({ error, headers, level }: { error: RowError; headers: readonly string[]; level: 2 | 3 }) {
+  const Heading = level === 2 ? "h3" : "h4";
   return (
     <section className="detail" aria-label={`Row ${error.row_number}`}>
-      <h4>
+      <Heading>
         Row {number(error.row_number)} <span className="muted">line {number(error.line_number)}</span>{" "}
         <code className="code">{error.error_code}</code>
-      </h4>
+      </Heading>
       <p>{faultOf(error)}</p>
       <dl className="cells-in-full">
         {cellsOf(error, headers).map((cell) => (
