@@ -35,7 +35,7 @@ def samples_of(text: str) -> Samples:
     }
 
 
-def soon(read: Callable[[], Samples], expected: Samples, within: float = 30) -> None:
+def assert_soon(read: Callable[[], Samples], expected: Samples, within: float = 30) -> None:
     """Wait until the samples are as expected; figures of the database are up to 10 s old."""
     deadline = time.monotonic() + within
     while True:
@@ -87,7 +87,7 @@ def test_the_webs_figures_are_the_databases_own_count(pipeline: Pipeline, fed: S
     expected |= {"dragonfly_ledger_imbalanced_batches": 0, "dragonfly_database_up": 1, "dragonfly_broker_up": 1}
     expected |= {f"dragonfly_queue_batches priority={priority}": 0.0 for priority in ("high", "normal", "low")}
     expected |= {"dragonfly_workers status=alive": 1, "dragonfly_worker_slots": 3}
-    soon(lambda: samples_of(web_text(pipeline)), expected)
+    assert_soon(lambda: samples_of(web_text(pipeline)), expected)
 
 
 def test_the_workers_counts_are_what_its_children_have_done(pipeline: Pipeline, fed: Samples) -> None:
@@ -105,7 +105,7 @@ def test_the_workers_counts_are_what_its_children_have_done(pipeline: Pipeline, 
         "dragonfly_batch_total_seconds_count source=simplicity": 2,
         "dragonfly_worker_events_dropped_total": 0,
     }
-    soon(lambda: samples_of(worker_text(pipeline)), {name: fed[name] + count for name, count in done.items()})
+    assert_soon(lambda: samples_of(worker_text(pipeline)), {name: fed[name] + count for name, count in done.items()})
 
 
 def test_every_name_that_a_rule_or_a_panel_asks_for_is_in_the_live_scrape(pipeline: Pipeline, fed: Samples) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from app.store import schema
 from monitoring.checks import CHECKS
+from tests.acceptance import incidents_of_batches, incidents_of_servers
 from tests.acceptance.incidents import INCIDENTS, Incident, Variables
 from tests.acceptance.pages import REPOSITORY, Block, Shell, blocks_of, checkout_in, matches
 from tests.acceptance.stage import Stage
@@ -29,6 +30,8 @@ SETUP = "Before you begin"
 TEXTS = {page: (REPOSITORY / page).read_text(encoding="utf-8") for page in (RUNBOOK, GUIDE, DEPLOYMENT)}
 PAGES = {page: blocks_of(text, ("sh", "sql")) for page, text in TEXTS.items()}
 TEXT, BLOCKS = TEXTS[RUNBOOK], PAGES[RUNBOOK]
+MAKERS = (incidents_of_batches, incidents_of_servers)
+"""Importing them registers what they make."""
 RUN: set[str] = set()
 """The names of the blocks that were run."""
 
@@ -151,6 +154,7 @@ def test_the_guide_shows_what_a_new_stack_answers(stage: Stage, shell: Shell) ->
         time.sleep(0.1)
     for block in PAGES[GUIDE]:
         run(shell, block, GUIDE)
+    assert {name_of(block, GUIDE) for block in PAGES[GUIDE]} <= RUN
 
 
 @pytest.mark.parametrize(("section", "part"), parts(), ids=lambda name: anchor_of(name) or "all")
@@ -174,6 +178,7 @@ def test_an_incident_is_over_once_its_blocks_were_run(section: str, part: str, s
         shell.run(f"unset BATCH {' '.join(variables)}")
         put(shell, {name: stage.settings[name] for name in incident.setting})
         incident.over(stage, variables)
+    assert {name_of(block) for block in blocks} <= RUN
 
 
 def test_every_incident_stands_on_the_page() -> None:
