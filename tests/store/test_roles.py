@@ -115,7 +115,15 @@ class TestTheApplication:
             "ops.error_codes": "SELECT",
             **{
                 f"ops.{table}": "SELECT INSERT UPDATE DELETE"
-                for table in ("workers", "heartbeats", "canaries", "sentinel_runs", "sentinel_flips", "alerts", "leftovers")
+                for table in (
+                    "workers",
+                    "heartbeats",
+                    "canaries",
+                    "sentinel_runs",
+                    "sentinel_flips",
+                    "alerts",
+                    "leftovers",
+                )
             },
             **{f"ops.{view}": "SELECT" for view in OPS_VIEWS},
         }
