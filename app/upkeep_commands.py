@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -119,10 +119,10 @@ def _compare(settings: Settings, batch_id: UUID | None, tell: Callable[[Differen
     from app.formats.csv import Limits
     from app.store import batches, evidence
     from app.store.blobs import open_blobs
-    from app.store.database import open_engine
+    from app.store.database import open_single
     from app.verification import Verification
 
-    engine = open_engine(settings.require_database_url(), pool_size=1)
+    engine = open_single(settings.require_database_url())
     limits = Limits(max_record_bytes=settings.max_record_bytes, max_columns=settings.max_columns)
     with engine.begin() as connection:
         chosen = None if batch_id is None else batches.get(connection, batch_id)
@@ -135,11 +135,7 @@ def _compare(settings: Settings, batch_id: UUID | None, tell: Callable[[Differen
             with engine.begin() as connection:
                 verification.compare(connection, batch_id)
         else:
-            for each in evidence.ids(engine):
-                with engine.begin() as connection:
-                    verification.compare(connection, each)
-            with engine.begin() as connection:
-                verification.compare_totals(connection)
+            verification.compare_all(engine)
     return verification.done
 
 
@@ -162,8 +158,7 @@ def _asking() -> Iterator[None]:
 def _bar(batches: int, size: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere; its function takes bytes."""
     if not sys.stderr.isatty():
-        with nullcontext():
-            yield lambda _: None
+        yield lambda _: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -181,7 +176,7 @@ def _summarise(done: Compared, seconds: float, *, as_json: bool) -> None:
         click.echo(json.dumps({**figures, "seconds": round(seconds, 1), "rows_per_second": rate}))
         return
     click.echo(
-        f"{done.batches:,} batches, {done.rows:,} rows in {seconds:,.1f} s ({rate:,} rows/s): {done.judgments:,} judgments,"
+        f"{done.batches:,} batch{'' if done.batches == 1 else 'es'}, {done.rows:,} rows in {seconds:,.1f} s ({rate:,} rows/s): {done.judgments:,} judgments,"
         f" {done.errors:,} row errors and {done.conflicts:,} conflicts compared, {done.differences:,} differences."
     )
     for number, said in (

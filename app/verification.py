@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from app.batch import UNFINISHED, State
 from app.columns import TEMPLATE_VERSION
@@ -19,6 +19,8 @@ from app.store.blobs import BlobMissingError, Blobs, key_of
 
 _NOT_DERIVABLE = frozenset({"INTEGRITY_ERROR", "POISONED", "CONTROL_TOTAL_MISMATCH"})
 """Refusals that come from something else than the file's content."""
+
+_IN_TABLE = "judgments in the table"
 
 
 class Verification:
@@ -37,6 +39,19 @@ class Verification:
         self._tell = tell
         self._advance = advance
         self.done = Compared()
+
+    def compare_all(self, engine: Engine) -> None:
+        """Every batch, each in a transaction of its own; then the judgments of all of them, counted over the whole table.
+
+        The count finds those of no batch, and those beyond their batch's block of ids. Raises StorageError.
+        """
+        with engine.connect() as connection:
+            for batch_id in evidence.ids(connection):
+                self.compare(connection, batch_id)
+                connection.rollback()
+            for counted in evidence.miscounted(connection):
+                self._differs(Difference(counted.batch_id, What.COUNT, None, _IN_TABLE, *counted[1:]))
+            connection.rollback()
 
     def compare(self, connection: Connection, batch_id: UUID) -> None:
         """One batch, in a transaction that has only just begun. Raises StorageError where the store cannot be asked."""
@@ -65,11 +80,6 @@ class Verification:
                 self._differs(Difference(batch.id, What.ERROR_SURPLUS, error.row_index))
             for row_index in evidence.conflicts(connection, batch):
                 self._differs(Difference(batch.id, What.CONFLICT_SURPLUS, row_index))
-
-    def compare_totals(self, connection: Connection) -> None:
-        """The judgments of all batches, counted over the whole table: those of no batch, and those beyond a block of ids."""
-        for batch_id, inserted, judgments in evidence.miscounted(connection):
-            self._differs(Difference(batch_id, What.COUNT, None, "judgments in the table", inserted, judgments))
 
     def _differs(self, difference: Difference) -> None:
         self.done.differences += 1

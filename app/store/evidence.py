@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, text
 
 from app.store.batches import Batch
 
@@ -87,21 +87,21 @@ def size_of_all(connection: Connection) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def ids(engine: Engine) -> Iterator[UUID]:
-    """Every batch by the time at which it was made, those that come meanwhile too; no transaction is held open."""
+def ids(connection: Connection) -> Iterator[UUID]:
+    """Every batch by the time at which it was made, those that come meanwhile too; no transaction is left open."""
     last: tuple[dt.datetime | None, UUID | None] = (None, None)
     while True:
-        with engine.begin() as connection:
-            rows = connection.execute(
-                text(
-                    """
-                    SELECT created_at, id FROM intake.batches
-                    WHERE CAST(:at AS timestamptz) IS NULL OR (created_at, id) > (:at, CAST(:id AS uuid))
-                    ORDER BY created_at, id LIMIT :most
-                    """
-                ),
-                {"at": last[0], "id": last[1], "most": _PAGE},
-            ).all()
+        rows = connection.execute(
+            text(
+                """
+                SELECT created_at, id FROM intake.batches
+                WHERE CAST(:at AS timestamptz) IS NULL OR (created_at, id) > (:at, CAST(:id AS uuid))
+                ORDER BY created_at, id LIMIT :most
+                """
+            ),
+            {"at": last[0], "id": last[1], "most": _PAGE},
+        ).all()
+        connection.rollback()
         if not rows:
             return
         yield from (batch_id for _, batch_id in rows)
