@@ -213,9 +213,10 @@ class TestABoundedRun:
         assert (done.looked_at, done.is_whole) == (2, False)
         assert Collector(database, folder.upkeep, older_than=ANY_AGE).run(resume=True).looked_at == 3
 
-    def test_a_store_that_fails_ends_it_without_an_error(self, database: Engine, send: Sender) -> None:
+    def test_a_store_that_fails_ends_it_without_an_error(self, database: Engine, send: Sender, look: Look) -> None:
         send(CONTENT)
         collector.collect_some(database, lambda: FolderUpkeep(Path("/nowhere")), older_than=DAY)
+        assert look.count("ops.leftovers") == 0
 
 
 class OnlyBlobs:

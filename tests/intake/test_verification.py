@@ -396,7 +396,7 @@ class TestTheCommand:
         incoming = blobs.incoming()
         incoming.write(b"orphan")
         key = blobs.keep(incoming)
-        stamp = time.time() - 50 * 3600
+        stamp = time.time() - 50 * 3600 - 60
         os.utime(tmp_path / "blobs" / key, (stamp, stamp))
         status, said, _ = command("collect", "--dry-run")
         assert (status, said.splitlines()) == (
