@@ -23,6 +23,7 @@ from app.local.home import Home, read_run, running_pid
 from app.settings import Settings, SettingsError, inherited_environment
 from app.sign_in_command import link_with, sign_in
 from app.smoke_commands import smoke
+from app.upkeep_commands import collect, verify
 from monitoring.command import sentinel
 
 _ADMIN_KEY = "admin_key"
@@ -52,8 +53,9 @@ def dragonfly() -> None:
     show_default=True,
     help="How many batches are worked on at once.",
 )
+@click.option("--database-only", is_flag=True, help="Start the home's database and nothing else: to load a backup.")
 @takes_settings
-def up(settings: Settings, port: int | None, workers: int) -> None:
+def up(settings: Settings, *, port: int | None, workers: int, database_only: bool) -> None:
     """Start everything: database, broker, web, worker, beat and Flower.
 
     Runs until Ctrl-C, which lets running batches finish or hand over; a second Ctrl-C hurries. Without DATABASE_URL
@@ -66,7 +68,11 @@ def up(settings: Settings, port: int | None, workers: int) -> None:
             killed_port = home.previous_run().get("port")
             home.remove_run()
             settings = Settings.load(home=settings.home, env=settings.env)
-            wanted = _wanted(settings, port=port, workers=workers, killed_port=killed_port)
+            wanted = dataclasses.replace(
+                _wanted(settings, port=port, workers=workers, killed_port=killed_port), database_only=database_only
+            )
+            if database_only and wanted.database_url is not None:
+                raise CouldNotError("DATABASE_URL is set, so there is no database in the home to start: unset it.")
             sys.exit(_run_stack(home, settings, wanted, console))
     finally:
         console.close()
@@ -125,7 +131,7 @@ def info(settings: Settings, as_json: bool) -> None:
         click.echo(f"{name:<20} {value or 'not set'}")
 
 
-for command in (ingest, retry, cancel, keys, sign_in, sentinel, smoke):
+for command in (ingest, retry, cancel, keys, sign_in, sentinel, smoke, verify, collect):
     dragonfly.add_command(command)
 
 

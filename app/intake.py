@@ -8,6 +8,7 @@ The database is the truth: a hint may be lost, doubled or late, and a worker may
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 import traceback
 from dataclasses import dataclass
@@ -26,9 +27,10 @@ from app.engine.spool import Spool
 from app.lease import Lease
 from app.observer import Change, Why, tell
 from app.settlement import Settlement
-from app.store import batches
+from app.store import batches, leftovers
 from app.store.batches import Batch, LostClaimError
 from app.store.blobs import Blobs, Incoming, StorageError
+from app.store.leftovers import Kind
 from app.workshop import Workshop
 
 log = structlog.get_logger()
@@ -48,6 +50,9 @@ _SURROUNDINGS = (
 )
 _RELEASE_TRIES, _RELEASE_SECONDS = 300, 0.1
 """Often enough that a database which comes back hears of the release before somebody finds the lease run out."""
+
+_SURELY_OVER = dt.timedelta(minutes=1)
+"""An attempt that has just ended may still be on its way out of its transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +149,23 @@ def sweep_spool(workshop: Workshop) -> None:
     """
     for folder in Spool.folders(workshop.spool):
         with workshop.engine.begin() as connection:
-            held = batches.is_held(connection, folder.batch_id, folder.fence)
-        if not held:
-            log.info("spool swept", batch_id=str(folder.batch_id), fence=folder.fence)
+            if batches.is_held(connection, folder.batch_id, folder.fence):
+                continue
+            # However young it is: an attempt whose fence is gone can write nothing any more.
+            size = folder.size()
             folder.remove()
+            leftovers.count(connection, Kind.SPOOL, size=size)
+        log.info("spool swept", batch_id=str(folder.batch_id), fence=folder.fence, bytes=size)
+
+
+def end_old_attempts(workshop: Workshop) -> None:
+    """End the transactions of attempts that are over, whose workers were stopped or cut off. Raises SQLAlchemy's errors."""
+    with workshop.engine.begin() as connection:
+        ended = leftovers.end_connections(connection, over_for=_SURELY_OVER)
+        if ended:
+            leftovers.count(connection, Kind.CONNECTION, removed=ended)
+    if ended:
+        log.warning("connections of old attempts ended", connections=ended)
 
 
 def _claim(workshop: Workshop, batch_id: UUID) -> Batch | None:

@@ -29,6 +29,7 @@ MIN_KEY_CHARACTERS = 20
 """Of a key that somebody chose; those that are made here have 43."""
 
 MIN_SECRET_CHARACTERS = 32
+SHORTEST_COLLECT_HOURS = 24
 
 SOURCES = ("simplicity", "jbi", "foil", "manual")
 """Those of app.batch, which this leaf may not import; a test holds them together."""
@@ -260,6 +261,12 @@ class Settings:
         "Duplicates per hundred valid rows of the last 60 minutes above which the sentinel warns; sources as above",
         Limit(50),
         _percent_by_source,
+    )
+    collect_after_hours: int = _setting(
+        "COLLECT_AFTER_HOURS",
+        "A stored file of which there is no batch is removed when it is older, in hours; at least a day",
+        SHORTEST_COLLECT_HOURS,
+        _whole_number(SHORTEST_COLLECT_HOURS),
     )
     worker_metrics: tuple[str, int] | None = _setting(
         "WORKER_METRICS_PORT",

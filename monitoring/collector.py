@@ -60,6 +60,7 @@ class FiguresCollector(Collector):
             yield from _batches(found)
             yield from _signs_of_life(found, self._worker_silent_seconds)
             yield from _watch(found)
+            yield from _leftovers(found)
         if self._broker is not None:
             lengths = self._broker()
             yield m.BROKER_UP.gauge([((), float(lengths is not None))])
@@ -119,3 +120,10 @@ def _watch(found: Figures) -> Iterator[Family]:
     yield m.ALERTS_WAITING.gauge([((), outbox.waiting)])
     yield m.ALERTS_OLDEST.gauge([((), outbox.oldest_waiting_seconds)])
     yield m.ALERTS_REFUSED.gauge([((), outbox.refused)])
+
+
+def _leftovers(found: Figures) -> Iterator[Family]:
+    yield m.LEFTOVERS.gauge(((each.kind,), each.count) for each in found.leftovers)
+    yield m.LEFTOVERS_BYTES.gauge(((each.kind,), each.size) for each in found.leftovers)
+    passes = [each.passed_seconds for each in found.leftovers if each.passed_seconds is not None]
+    yield m.COLLECTOR_AGE.gauge([((), min(passes))] if passes else [])

@@ -137,6 +137,16 @@ ALERTS = _gauge("dragonfly_alerts", "Alerts of the last 30 days, by what they sa
 ALERTS_WAITING = _gauge("dragonfly_alerts_waiting", "Alerts that are still to be sent")
 ALERTS_OLDEST = _gauge("dragonfly_alerts_waiting_oldest_seconds", "The longest wait among these alerts")
 ALERTS_REFUSED = _gauge("dragonfly_alerts_refused", "Alerts that the webhook has refused for good")
+LEFTOVERS = _gauge(
+    "dragonfly_leftovers_removed",
+    "Leftovers removed so far: `blob`, a stored file without a batch; `arrival`, a file whose upload died; `spool`, the"
+    " folder, and `connection`, the transaction of an attempt that was over",
+    "kind",
+)
+LEFTOVERS_BYTES = _gauge("dragonfly_leftovers_removed_bytes", "Their bytes", "kind")
+COLLECTOR_AGE = _gauge(
+    "dragonfly_collector_pass_age_seconds", "Time since the collector last came to the end of all stored files"
+)
 
 REQUESTS = _counter("dragonfly_http_requests_total", "Requests answered", "method", "route", "status", shown=Shown.WEB)
 REQUEST_SECONDS = _histogram(

@@ -75,6 +75,11 @@ def configure(settings: Settings) -> Celery:
 
 
 _SCHEDULE = {
+    "collect-leftovers": {
+        "task": "dragonfly.collect_leftovers",
+        "schedule": 3600.0,
+        "options": {"queue": WATCH_QUEUE, "expires": 3600},
+    },
     "forget-gone-workers": {
         "task": "dragonfly.forget_gone_workers",
         "schedule": 3600.0,

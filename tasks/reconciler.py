@@ -76,6 +76,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 if time.monotonic() - swept >= _SWEEP_SECONDS:
                     swept = time.monotonic()
                     intake.sweep_spool(process.workshop())
+                    intake.end_old_attempts(process.workshop())
                     self._take_place()
             except SQLAlchemyError as trouble:
                 log.warning("reconciler waits for the database", trouble=type(trouble).__name__)

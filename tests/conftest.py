@@ -40,6 +40,7 @@ TABLES = (
     "ops.alerts",
     "ops.canaries",
     "ops.heartbeats",
+    "ops.leftovers",
     "ops.sentinel_flips",
     "ops.sentinel_runs",
 )

@@ -16,7 +16,7 @@ from app.columns import Mapping
 from app.engine import masks
 from app.engine.cells import PAD, Cells, Numbers
 from app.engine.pack import TEXTS, Values, pack
-from app.engine.refusals import Faults, parse_error, row_error
+from app.engine.refusals import SWALLOWED, Faults, parse_error, row_error
 from app.judgment import FIELDS, Fault, FaultError, JudgmentSchema, empty_word
 from app.rows import PLACE, Packed, RowError
 
@@ -165,9 +165,8 @@ class Judge:
             else:
                 values[name] = known.value
         if row.continuations and any(self._is_a_row(cells) for cells in row.continuations):
-            problem = "found a quoted cell that spans lines which are rows by themselves, expected its closing quote"
             found.refused.append(
-                parse_error(self._batch_id.bytes, block, self._keys, Damaged(row.place, problem, row.cells))
+                parse_error(self._batch_id.bytes, block, self._keys, Damaged(row.place, SWALLOWED, row.cells))
             )
         elif faults:
             raw = block.raw(row.place)

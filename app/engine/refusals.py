@@ -11,6 +11,10 @@ from app.errors import CATALOGUE
 from app.judgment import Fault
 from app.rows import Accepted, RowError, pack_error
 
+INSERT_FAILED = "INSERT_FAILED"
+SWALLOWED = "found a quoted cell that spans lines which are rows by themselves, expected its closing quote"
+"""The problem of a record one of whose later lines passes the contract by itself."""
+
 Faults = list[tuple[str, Fault]]
 """Header -> fault, in the order in which the faults are ranked."""
 
@@ -19,14 +23,13 @@ def row_error(
     batch: bytes, place: Place, keys: tuple[str, ...], cells: tuple[str, ...], *, raw: bytes, faults: Faults
 ) -> RowError:
     """The error of a well-formed row of the batch with this id; ``keys`` name its cells."""
-    where = "; ".join(f"column {header}: {fault.message}" for header, fault in faults)
     return pack_error(
         batch,
         *place[:3],
         code=faults[0][1].code,
-        message=_storable(f"Row {place.row_number:,}, {where}."),
+        message=message_of_faults(place.row_number, faults),
         stage="validate",
-        raw_data=_raw_data(keys, cells),
+        raw_data=raw_data_of(keys, cells),
         raw=raw,
     )
 
@@ -35,33 +38,44 @@ def parse_error(batch: bytes, block: Block, keys: tuple[str, ...], damaged: Dama
     """The error of a record that could not be split."""
     place = damaged.place
     raw = block.raw(place)
-    if damaged.cells is not None:
-        shown = _raw_data(keys, damaged.cells)
-    else:
-        shown = _raw_data(("_raw",), (raw.decode(errors="backslashreplace").rstrip("\r\n"),))
     return pack_error(
         batch,
         *place[:3],
         code="PARSE_ERROR",
-        message=f"Row {place.row_number:,}: {damaged.problem}.",
+        message=message_of_damage(damaged),
         stage="parse",
-        raw_data=shown,
+        raw_data=raw_data_of_damage(keys, damaged, raw),
         raw=raw,
     )
 
 
 def insert_failed(batch: bytes, row: Accepted, keys: tuple[str, ...], cells: tuple[str, ...], raw: bytes) -> RowError:
     """The error of an accepted row that the database itself refused."""
-    message = f"Row {row.row_number:,}: {CATALOGUE['INSERT_FAILED'].sentence}"
     return pack_error(
         batch,
         *row[:3],
-        code="INSERT_FAILED",
-        message=message,
+        code=INSERT_FAILED,
+        message=message_of_insert(row.row_number),
         stage="upsert",
-        raw_data=_raw_data(keys, cells),
+        raw_data=raw_data_of(keys, cells),
         raw=raw,
     )
+
+
+def message_of_faults(row_number: int, faults: Faults) -> str:
+    """What is wrong with a well-formed row."""
+    where = "; ".join(f"column {header}: {fault.message}" for header, fault in faults)
+    return _storable(f"Row {row_number:,}, {where}.")
+
+
+def message_of_damage(damaged: Damaged) -> str:
+    """What is wrong with a record that could not be split."""
+    return f"Row {damaged.place.row_number:,}: {damaged.problem}."
+
+
+def message_of_insert(row_number: int) -> str:
+    """What is said of a row that the database itself refused."""
+    return f"Row {row_number:,}: {CATALOGUE[INSERT_FAILED].sentence}"
 
 
 def _storable(text: str) -> str:
@@ -69,10 +83,16 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "\u2400")
 
 
-def _raw_data(keys: Sequence[str], cells: Sequence[str]) -> bytes:
+def raw_data_of_damage(keys: Sequence[str], damaged: Damaged, raw: bytes) -> bytes:
+    """A damaged record for reading, as JSON: its cells where it has as many as the header, else the whole of it."""
+    if damaged.cells is not None:
+        return raw_data_of(keys, damaged.cells)
+    return raw_data_of(("_raw",), (raw.decode(errors="backslashreplace").rstrip("\r\n"),))
+
+
+def raw_data_of(keys: Sequence[str], cells: Sequence[str]) -> bytes:
     """A record for reading, as JSON: header -> cell."""
     found = orjson.dumps(dict(zip(keys, cells, strict=True)))
-
     if b"\\u0000" in found:
         found = orjson.dumps({key: _storable(cell) for key, cell in zip(keys, cells, strict=True)})
     return found

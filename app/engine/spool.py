@@ -198,6 +198,14 @@ class SpoolFolder:
     batch_id: UUID
     fence: int
 
+    def size(self) -> int:
+        """Its files' bytes; what goes while it is counted is left out."""
+        found = 0
+        for path in self.path.rglob("*"):
+            with suppress(OSError):
+                found += path.stat().st_size if path.is_file() else 0
+        return found
+
     def remove(self) -> None:
         """Remove it with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -11,7 +11,7 @@ from app.block import Block, Plain
 from app.columns import TEMPLATE_VERSION, map_headers
 from app.columns import Mapping as ColumnMapping
 from app.errors import FileRefusedError
-from app.formats.lines import Lines, find_lines
+from app.formats.lines import Lines, find_lines, no_lines
 from app.formats.records import LINE_END, Limits, Open, Scan, Scanner, Tally, is_utf8
 from app.formats.window import Window
 
@@ -39,13 +39,15 @@ _SIGNATURES = (
 class CsvReader:
     """Reads one delimited file. Opening reads the header.
 
+    ``by_record`` reads it record by record throughout: slower, with the same result, and with other code.
     Raises FileRefusedError: UNREADABLE_FILE, LIMIT_EXCEEDED, MISSING_COLUMNS, EMPTY_FILE (not even a header).
     """
 
     mapping: ColumnMapping
 
-    def __init__(self, pieces: Iterator[bytes], limits: Limits) -> None:
+    def __init__(self, pieces: Iterator[bytes], limits: Limits, *, by_record: bool = False) -> None:
         self._limits = limits
+        self._by_record = by_record
         self._tally = Tally()
         # A damaged record may reach as far as the limit, and the record behind it is scanned to find its end.
         self._window = Window(pieces, 2 * limits.max_record_bytes + 4)
@@ -195,14 +197,18 @@ class CsvReader:
         """Take plain lines by the stretch and scan the others, until the window has to be filled."""
         window = self._window
         behind = min(window.position + BLOCK_BYTES, len(window.data))
-        lines = find_lines(
-            window.data,
-            window.position,
-            behind,
-            self._delimiter[0],
-            self._width,
-            ended=window.ended and behind == len(window.data),
-            longest=self._limits.max_record_bytes,
+        lines = (
+            no_lines(window.position, self._width)
+            if self._by_record
+            else find_lines(
+                window.data,
+                window.position,
+                behind,
+                self._delimiter[0],
+                self._width,
+                ended=window.ended and behind == len(window.data),
+                longest=self._limits.max_record_bytes,
+            )
         )
         taken = _Stretches()
         try:

@@ -64,6 +64,12 @@ class Lines:
         return int(self.starts[line]) if line < len(self) else self.stop
 
 
+def no_lines(start: int, width: int) -> Lines:
+    """No line at all from ``start`` on: each record is then left to the scanner."""
+    nothing = np.empty(0, np.int64)
+    return Lines(nothing, start, nothing, nothing, [], width, has_returns=False)
+
+
 def find_lines(data: bytes, start: int, behind: int, delimiter: int, width: int, *, ended: bool, longest: int) -> Lines:
     """Split ``data`` from ``start``, the beginning of a record, up to ``behind`` into whole lines; prove what can be proven.
 

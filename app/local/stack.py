@@ -57,6 +57,8 @@ class Wanted:
     pg_bin: Path | None = None
     worker_metrics: tuple[str, int] | None = None
     """Where the worker shows its metrics; None takes a free port."""
+    database_only: bool = False
+    """Nothing but the local database is started: nobody writes to it while a backup is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +110,15 @@ def run(
     if wanted.redis_url is None:
         valkey = Valkey(data=home.path / "valkey", password=home.secret("valkey_password"))
         valkey.prepare()
-        children.append(valkey_child(valkey))
+        if not wanted.database_only:
+            children.append(valkey_child(valkey))
 
     addresses = _addresses(home, wanted, port, postgres, valkey)
     prepare = Step(
         name="migrate", run=lambda: prepare_database(addresses), needs=("postgres",) if postgres is not None else ()
     )
-    children += _application(home, wanted, addresses, run_folder, broker=("valkey",) if valkey is not None else ())
+    if not wanted.database_only:
+        children += _application(home, wanted, addresses, run_folder, broker=("valkey",) if valkey is not None else ())
 
     def on_ready() -> None:
         versions = {
@@ -124,7 +128,9 @@ def run(
         facts = {name: value for name, value in vars(addresses).items() if name != "local_database"}
         now = datetime.datetime.now(datetime.UTC)
         home.write_run({**facts, "pid": os.getpid(), "versions": versions, "started_at": now.isoformat()})
-        console.say("up", f"Dragonfly is ready at {addresses.web} ({time.monotonic() - started:.1f} s)")
+        ready = "The database alone" if wanted.database_only else "Dragonfly"
+        place = f"on {home.path}" if wanted.database_only else f"at {addresses.web}"
+        console.say("up", f"{ready} is ready {place} ({time.monotonic() - started:.1f} s)")
         announce(addresses)
 
     try:

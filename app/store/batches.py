@@ -136,6 +136,13 @@ def lock_hash(connection: Connection, file_hash: str) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:hash, 0))"), {"hash": file_hash})
 
 
+def try_lock_hash(connection: Connection, file_hash: str) -> bool:
+    """Hold the same lock unless somebody else does, which is said at once."""
+    return bool(
+        connection.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:hash, 0))"), {"hash": file_hash})
+    )
+
+
 def insert(
     connection: Connection,
     *,

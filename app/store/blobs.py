@@ -117,55 +117,55 @@ class FolderBlobs:
     """Blobs on local disk. File and folder are fsynced before a key is returned; obstore's local store never does."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        with _disk("make the folder"):
+        self.root = root
+        with disk_errors("make the folder"):
             for folder in (root, root / "incoming"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def incoming(self) -> _IncomingFile:
-        with _disk("begin a file"):
-            return _IncomingFile(self._root / "incoming" / str(uuid.uuid4()))
+        with disk_errors("begin a file"):
+            return _IncomingFile(self.root / "incoming" / str(uuid.uuid4()))
 
     def keep(self, incoming: Incoming) -> str:
         if not isinstance(incoming, _IncomingFile):
             raise TypeError("this file belongs to another store")
         incoming.close()
         key = key_of(incoming.sha256())
-        target = self._root / key
-        with _disk("keep a file"):
-            _make_durable_folders(target.parent, self._root)
+        target = self.root / key
+        with disk_errors("keep a file"):
+            make_durable_folders(target.parent, self.root)
             incoming.path.replace(target)
-            _fsync_folder(target.parent)
+            fsync_folder(target.parent)
         return key
 
     def read(self, key: str) -> Iterator[bytes]:
-        with _disk("read a file"), self._open(key) as file:
+        with disk_errors("read a file"), self._open(key) as file:
             while piece := file.read(READ_BYTES):
                 yield piece
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        with _disk("read a file"), self._open(key) as file:
+        with disk_errors("read a file"), self._open(key) as file:
             file.seek(start)
             return file.read(end - start)
 
     def remove(self, key: str) -> None:
-        with _disk("remove a file"):
-            (self._root / key).unlink()
-            _fsync_folder((self._root / key).parent)
+        with disk_errors("remove a file"):
+            (self.root / key).unlink()
+            fsync_folder((self.root / key).parent)
 
     def _open(self, key: str) -> BinaryIO:
         try:
-            return (self._root / key).open("rb", buffering=0)
+            return (self.root / key).open("rb", buffering=0)
         except FileNotFoundError:
-            if not (self._root / "incoming").is_dir():
+            if not (self.root / "incoming").is_dir():
                 # A folder that is not mounted has lost no file.
-                raise StorageError(f"could not read a file: {self._root} is not there") from None
+                raise StorageError(f"could not read a file: {self.root} is not there") from None
             raise
 
     def check(self) -> None:
-        with _disk("reach the folder"):
-            (self._root / "incoming").stat()
-            if not os.access(self._root / "incoming", os.W_OK):
+        with disk_errors("reach the folder"):
+            (self.root / "incoming").stat()
+            if not os.access(self.root / "incoming", os.W_OK):
                 raise OSError(errno.EACCES, "the folder is not writable")
 
 
@@ -178,13 +178,13 @@ class _IncomingFile(Incoming):
     def _append(self, data: bytes) -> None:
         if self._file is None:
             raise StorageError("the file is closed")
-        with _disk("write a file"):
+        with disk_errors("write a file"):
             self._file.write(data)
 
     def close(self) -> None:
         if self._file is None:
             return
-        with _disk("write a file"):
+        with disk_errors("write a file"):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -203,39 +203,39 @@ class ObjectBlobs:
     """Blobs in an object store that obstore speaks to: streamed to ``incoming/``, then copied on the server's side."""
 
     def __init__(self, store: ObjectStore) -> None:
-        self._store = store
+        self.store = store
 
     def incoming(self) -> _IncomingObject:
-        return _IncomingObject(self._store, f"incoming/{uuid.uuid4()}")
+        return _IncomingObject(self.store, f"incoming/{uuid.uuid4()}")
 
     def keep(self, incoming: Incoming) -> str:
         if not isinstance(incoming, _IncomingObject):
             raise TypeError("this file belongs to another store")
         incoming.close()
         key = key_of(incoming.sha256())
-        with _object_store("keep a file"):
-            obstore.copy(self._store, incoming.key, key)
+        with object_store_errors("keep a file"):
+            obstore.copy(self.store, incoming.key, key)
         incoming.discard()
         return key
 
     def read(self, key: str) -> Iterator[bytes]:
-        with _object_store("read a file"):
-            for piece in obstore.get(self._store, key).stream(min_chunk_size=READ_BYTES):
+        with object_store_errors("read a file"):
+            for piece in obstore.get(self.store, key).stream(min_chunk_size=READ_BYTES):
                 yield bytes(piece)
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        with _object_store("read a file"):
-            return bytes(obstore.get_range(self._store, key, start=start, end=end))
+        with object_store_errors("read a file"):
+            return bytes(obstore.get_range(self.store, key, start=start, end=end))
 
     def remove(self, key: str) -> None:
-        with _object_store("remove a file"):
+        with object_store_errors("remove a file"):
             # To delete what is not there is no fault in an object store.
-            obstore.head(self._store, key)
-            obstore.delete(self._store, key)
+            obstore.head(self.store, key)
+            obstore.delete(self.store, key)
 
     def check(self) -> None:
-        with _object_store("reach the store"):
-            obstore.list_with_delimiter(self._store, "incoming/")
+        with object_store_errors("reach the store"):
+            obstore.list_with_delimiter(self.store, "incoming/")
 
 
 class _IncomingObject(Incoming):
@@ -243,17 +243,17 @@ class _IncomingObject(Incoming):
         super().__init__()
         self.key = key
         self._store = store
-        with _object_store("begin a file"):
+        with object_store_errors("begin a file"):
             self._writer = obstore.open_writer(store, key)
         self._open = True
 
     def _append(self, data: bytes) -> None:
-        with _object_store("write a file"):
+        with object_store_errors("write a file"):
             self._writer.write(data)
 
     def close(self) -> None:
         if self._open:
-            with _object_store("write a file"):
+            with object_store_errors("write a file"):
                 self._writer.close()
             self._open = False
 
@@ -261,22 +261,22 @@ class _IncomingObject(Incoming):
         # The upload is closed before it is deleted: an object store has no way to delete what is still being written.
         try:
             self.close()
-            with _object_store("discard a file"):
+            with object_store_errors("discard a file"):
                 obstore.delete(self._store, self.key)
         except StorageError:
             # What cannot be discarded now is an orphan, which the collector removes.
             self._open = False
 
 
-def _make_durable_folders(folder: Path, root: Path) -> None:
+def make_durable_folders(folder: Path, root: Path) -> None:
     if folder.is_dir() or folder == root:
         return
-    _make_durable_folders(folder.parent, root)
+    make_durable_folders(folder.parent, root)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _fsync_folder(folder.parent)
+    fsync_folder(folder.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -285,7 +285,7 @@ def _fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _disk(operation: str) -> Iterator[None]:
+def disk_errors(operation: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -296,7 +296,7 @@ def _disk(operation: str) -> Iterator[None]:
 
 
 @contextmanager
-def _object_store(operation: str) -> Iterator[None]:
+def object_store_errors(operation: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from app.batch import PRIORITIES, RUNNING, State
-from app.store import sentinel, watch
+from app.store import leftovers, sentinel, watch
 from app.store.batches import CLAIMABLE
 
 _LONGEST_STATEMENT = "5s"
@@ -67,6 +67,7 @@ class Figures:
     canaries: list[watch.Canary]
     last_run: sentinel.LastRun | None
     outbox: Outbox
+    leftovers: list[leftovers.Removed]
 
 
 def read(connection: Connection, *, beat: str) -> Figures:
@@ -85,6 +86,7 @@ def read(connection: Connection, *, beat: str) -> Figures:
         canaries=watch.canaries(connection),
         last_run=sentinel.last_run(connection),
         outbox=_outbox(connection),
+        leftovers=leftovers.removed(connection),
     )
 
 

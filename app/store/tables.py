@@ -267,3 +267,14 @@ alerts = Table(
     Column("webhook", Text),
     schema="ops",
 )
+
+leftovers = Table(
+    "leftovers",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("removed", BigInteger, nullable=False),
+    Column("removed_bytes", BigInteger, nullable=False),
+    Column("position", Text, nullable=False),
+    Column("passed_at", _TIME),
+    schema="ops",
+)

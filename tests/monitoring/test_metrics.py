@@ -174,6 +174,18 @@ class TestFigures:
         assert found["dragonfly_alerts_waiting",] == found["dragonfly_alerts_refused",] == 1
         assert found["dragonfly_alerts_waiting_oldest_seconds",] == pytest.approx(90, abs=3)
 
+    def test_what_the_collector_has_removed(self, left: Left, database: Engine) -> None:
+        left.do(
+            """
+            INSERT INTO ops.leftovers (kind, removed, removed_bytes, passed_at)
+            VALUES ('blob', 3, 4000, clock_timestamp() - interval '90 s'), ('spool', 2, 700, NULL)
+            """
+        )
+        found = samples_of(exposed(database))
+        assert only(found, "dragonfly_leftovers_removed") == {("blob",): 3, ("spool",): 2}
+        assert only(found, "dragonfly_leftovers_removed_bytes") == {("blob",): 4000, ("spool",): 700}
+        assert found["dragonfly_collector_pass_age_seconds",] == pytest.approx(90, abs=3)
+
     def test_the_brokers_queues(self, left: Left, database: Engine) -> None:
         found = samples_of(exposed(database, lambda: {"high": 3, "low": 0}))
         assert (found["dragonfly_broker_up",], only(found, "dragonfly_broker_messages")) == (1, {("high",): 3})
@@ -216,6 +228,7 @@ def test_every_metric_of_the_catalogue_is_shown_as_it_says(left: Left, database:
     left.do(
         "UPDATE ops.sentinel_runs SET findings = CAST(:found AS jsonb)", found='[{"check": "beat", "level": "HEALTHY"}]'
     )
+    left.do("INSERT INTO ops.leftovers (kind, passed_at) VALUES ('blob', now())")
     shown = {
         family.name: {frozenset(sample.labels) for sample in family.samples}
         for family in text_string_to_metric_families(exposed(database, lambda: {"high": 0}))

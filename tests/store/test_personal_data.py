@@ -34,6 +34,7 @@ def marked(made: Batches, postgres_server: Postgres) -> set[str]:
         "ops.workers": {"name": "w", "host": "h", "pid": 1, "concurrency": 1, "version": "1"},
         "ops.heartbeats": {"name": "beat"},
         "ops.canaries": {"queue": "high"},
+        "ops.leftovers": {"kind": "blob"},
         "ops.sentinel_runs": {
             "started_at": NOW, "duration_ms": 1, "environment": "dev", "host": "h", "overall_status": "healthy",
             "findings": {},

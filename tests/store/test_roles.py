@@ -36,6 +36,7 @@ NOT_PERSONAL = {
     "ops.alerts": _THE_WATCH,
     "ops.canaries": _THE_WATCH,
     "ops.heartbeats": _THE_WATCH,
+    "ops.leftovers": "counts, times, and the SHA-256 of a file without its content",
     "ops.sentinel_flips": _THE_WATCH,
     "ops.sentinel_runs": _THE_WATCH,
     "public.alembic_version": "the name of a migration",
@@ -118,7 +119,15 @@ class TestTheApplication:
             "ops.error_codes": "SELECT",
             **{
                 f"ops.{table}": "SELECT INSERT UPDATE DELETE"
-                for table in ("workers", "heartbeats", "canaries", "sentinel_runs", "sentinel_flips", "alerts")
+                for table in (
+                    "workers",
+                    "heartbeats",
+                    "canaries",
+                    "sentinel_runs",
+                    "sentinel_flips",
+                    "alerts",
+                    "leftovers",
+                )
             },
             **{f"ops.{view}": "SELECT" for view in OPS_VIEWS},
         }

@@ -1,0 +1,183 @@
+"""The collector: removes the files of uploads that were never finished, and no file of which there is a batch.
+
+It never races an upload of the same bytes: both hold the lock on their hash, and the collector asks once more under it. A
+collector that was halted between question and removal, and whose lock is gone by then, takes the removal back.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.store import batches, leftovers
+from app.store.blobs import StorageError, key_of
+from app.store.leftovers import Kind
+from app.store.upkeep import Stored, Upkeep
+
+log = structlog.get_logger()
+
+MOST_FILES = 20_000
+MOST_SECONDS = 30.0
+"""A run of beat's looks at so many files, or for so long; the next one goes on behind them."""
+_TOGETHER = 500
+
+
+@dataclass(slots=True)
+class Collected:
+    """What one run has looked at and removed; ``is_whole`` where it came to the end of all files."""
+
+    looked_at: int = 0
+    removed: dict[Kind, int] = field(default_factory=lambda: {Kind.BLOB: 0, Kind.ARRIVAL: 0})
+    size: int = 0
+    put_back: int = 0
+    is_whole: bool = False
+
+
+Found = Callable[[Kind, Stored, dt.timedelta], None]
+"""Told of each leftover with its age, before it is removed."""
+
+
+class Collector:
+    """One run. ``older_than`` is the age, by the store's clock, below which a file is left alone.
+
+    A ``dry`` run removes nothing and remembers nothing. Raises StorageError and SQLAlchemy's errors, in which case what
+    was removed so far is removed, and counted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Upkeep,
+        *,
+        older_than: dt.timedelta,
+        dry: bool = False,
+        found: Found = lambda *_: None,
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._now = store.now()
+        self._limit = self._now - older_than
+        self._dry = dry
+        self._found = found
+        self.done = Collected()
+
+    def run(self, *, most: int | None = None, seconds: float | None = None, resume: bool = False) -> Collected:
+        """Look at all files, or at ``most`` for ``seconds``; ``resume`` goes on where the last such run has ended."""
+        with self._engine.begin() as connection:
+            if not leftovers.has_batches(connection):
+                # An empty database beside stored files is a new or another one: it knows nothing about them.
+                self.done.is_whole = True
+                return self.done
+            begin = leftovers.position(connection, Kind.BLOB) if resume else ""
+        self._end_removals()
+        self._remove_arrivals()
+        self._remove_blobs(begin, most, None if seconds is None else time.monotonic() + seconds, remember=resume)
+        return self.done
+
+    def _end_removals(self) -> None:
+        """Of collectors that died half-way: a blob that is nowhere else goes back to its place."""
+        for stored in self._store.aside():
+            file_hash = stored.file_hash
+            if file_hash is None or self._dry:
+                continue
+            with self._engine.begin() as connection:
+                if not batches.try_lock_hash(connection, file_hash):
+                    continue
+                if self._store.find(key_of(file_hash)) is None:
+                    self._store.put_back(file_hash)
+                    self.done.put_back += 1
+                elif stored.modified < self._limit:
+                    # A younger one may be half of a removal that is under way, or halted.
+                    self._store.forget(file_hash)
+
+    def _remove_arrivals(self) -> None:
+        for stored in self._store.arrivals():
+            if stored.modified >= self._limit:
+                continue
+            self._tell(Kind.ARRIVAL, stored)
+            if not self._dry:
+                self._store.remove_arrival(stored.key)
+                with self._engine.begin() as connection:
+                    leftovers.count(connection, Kind.ARRIVAL, size=stored.size)
+
+    def _remove_blobs(self, begin: str, most: int | None, deadline: float | None, *, remember: bool) -> None:
+        files = self._store.blobs(begin)
+        for page in _pages(files if most is None else islice(files, most)):
+            self.done.looked_at += len(page)
+            self._remove_orphans(page)
+            overdue = deadline is not None and time.monotonic() > deadline
+            if remember:
+                self._remember(page[-1].key)
+            if overdue:
+                return
+        if most is None or self.done.looked_at < most:
+            self.done.is_whole = True
+            if remember:
+                self._remember("")
+
+    def _remove_orphans(self, page: list[Stored]) -> None:
+        old = {stored.file_hash: stored for stored in page if stored.file_hash and stored.modified < self._limit}
+        with self._engine.begin() as connection:
+            orphans = leftovers.without_batch(connection, [file_hash for file_hash in old if file_hash])
+        for file_hash in sorted(orphans):
+            self._remove_orphan(file_hash)
+
+    def _remove_orphan(self, file_hash: str) -> None:
+        with self._engine.begin() as connection:
+            # Whoever holds it is receiving these bytes just now.
+            if not batches.try_lock_hash(connection, file_hash) or not leftovers.without_batch(connection, [file_hash]):
+                return
+            stored = self._store.find(key_of(file_hash))
+            if stored is None or stored.modified >= self._limit:
+                return
+            self._tell(Kind.BLOB, stored)
+            if self._dry:
+                return
+            self._store.set_aside(file_hash)
+            try:
+                # Where this succeeds the transaction, and with it the lock, has lasted until the file was gone.
+                leftovers.count(connection, Kind.BLOB, size=stored.size)
+            except SQLAlchemyError:
+                self._store.put_back(file_hash)
+                raise
+            self._store.forget(file_hash)
+
+    def _tell(self, kind: Kind, stored: Stored) -> None:
+        self._found(kind, stored, self._now - stored.modified)
+        self.done.removed[kind] += 1
+        self.done.size += stored.size
+
+    def _remember(self, key: str) -> None:
+        if not self._dry:
+            with self._engine.begin() as connection:
+                leftovers.reached(connection, Kind.BLOB, key)
+
+
+def collect_some(engine: Engine, store: Callable[[], Upkeep], *, older_than: dt.timedelta) -> None:
+    """Beat's run: a bounded piece of work, which the next one goes on with. Only logs where the surroundings fail."""
+    try:
+        collector = Collector(engine, store(), older_than=older_than)
+        done = collector.run(most=MOST_FILES, seconds=MOST_SECONDS, resume=True)
+    except (SQLAlchemyError, StorageError) as trouble:
+        log.warning("collecting ended early", trouble=type(trouble).__name__)
+        return
+    log.info(
+        "leftovers collected",
+        looked_at=done.looked_at,
+        **{f"{kind.value}s": number for kind, number in done.removed.items()},
+        bytes=done.size,
+        put_back=done.put_back,
+        whole_pass=done.is_whole,
+    )
+
+
+def _pages(files: Iterator[Stored]) -> Iterator[list[Stored]]:
+    while page := list(islice(files, _TOGETHER)):
+        yield page
