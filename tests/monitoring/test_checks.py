@@ -189,7 +189,6 @@ class TestBacklog:
         left.batch("failed", since_minutes=60)
         assert said(find("backlog")) == (HEALTHY, "No batch waits > 10m")
 
-
     @pytest.mark.parametrize("status", ["uploaded", "staging", "validating"])
     def test_a_batch_that_is_sent_back_again_and_again_waits_since_its_first_attempt(
         self, left: Left, find: Find, status: str
