@@ -135,17 +135,17 @@ def ledger(scene: Scene) -> Finding:
 
 
 def backlog(scene: Scene) -> Finding:
-    """Batches that nobody has taken."""
+    """Batches that nobody has taken, or that are sent back again and again."""
     limit = scene.settings.sentinel_backlog_minutes
-    found = watch.overdue(scene.connection, [State.UPLOADED.value], limit)
-    if not found:
+    found = watch.backlog(scene.connection, limit)
+    if found is None:
         return Finding("backlog", Level.HEALTHY, f"No batch waits > {limit:g}m", {"threshold_minutes": limit})
-    count, oldest = found[0].count, found[0].oldest_seconds
+    count, oldest = found.count, found.oldest_seconds
     return Finding(
         "backlog",
         Level.WARNING,
         f"{count} {_batches(count)} waiting > {limit:g}m, the oldest for {oldest / 60:.0f}m",
-        {"threshold_minutes": limit, "count": count, **_overdue_details(found)},
+        {"threshold_minutes": limit, "count": count, **_overdue_details([found])},
     )
 
 
@@ -205,7 +205,7 @@ def broker_finding(client: Broker | None) -> Finding:
         reason = type(problem).__name__
         return Finding("broker", Level.CRITICAL, f"The broker does not answer: {reason}", {"problem": reason})
     return Finding(
-        "broker", Level.HEALTHY, f"The broker answers, {sum(lengths.values())} messages wait", {"queues": lengths}
+        "broker", Level.HEALTHY, f"The broker answers, messages waiting: {sum(lengths.values())}", {"queues": lengths}
     )
 
 
@@ -227,12 +227,12 @@ def webhook(scene: Scene) -> Finding:
     if state.refused:
         what = "The webhook is dead" if state.dead else "The webhook refuses what it is sent"
         why = (state.last_problem or "").removeprefix("dead webhook: ")
-        message = f"{what} ({why}): {state.refused} alerts refused, 0 allowed"
+        message = f"{what} ({why}): {_alerts(state.refused)} refused, 0 allowed"
         return Finding("webhook", Level.CRITICAL, message, details)
     if oldest > limit * 60:
-        message = f"{state.waiting} alerts cannot be sent, the oldest for {oldest / 60:.0f}m > {limit:g}m"
+        message = f"{_alerts(state.waiting)} cannot be sent, the oldest for {oldest / 60:.0f}m > {limit:g}m"
         return Finding("webhook", Level.CRITICAL, message, details)
-    return Finding("webhook", Level.HEALTHY, f"{state.waiting} alerts wait to be sent", details)
+    return Finding("webhook", Level.HEALTHY, f"{_alerts(state.waiting)} to be sent", details)
 
 
 def disk_space(scene: Scene) -> Finding:
@@ -346,6 +346,10 @@ def _batches(count: int) -> str:
     return "batch" if count == 1 else "batches"
 
 
+def _alerts(count: int) -> str:
+    return f"{count} {'alert' if count == 1 else 'alerts'}"
+
+
 def _overdue_details(found: Sequence[watch.Overdue]) -> dict[str, Any]:
     return {
         "by_status": {overdue.status: overdue.count for overdue in found},
@@ -384,7 +388,8 @@ def _canary_finding(scene: Scene, alive: Sequence[watch.SeenWorker], details: di
     if lost:
         longest = max(canary.waiting_seconds or 0 for canary in lost)
         names = ", ".join(canary.queue for canary in lost)
-        message = f"No canary from {len(lost)} queues ({names}): the oldest is out for {longest:.0f}s > {limit:g}s"
+        queues = "1 queue" if len(lost) == 1 else f"{len(lost)} queues"
+        message = f"No canary from {queues} ({names}): the oldest is out for {longest:.0f}s > {limit:g}s"
         return Finding("workers", Level.CRITICAL, message, details)
     if not out:
         if scene.begins:

@@ -91,6 +91,31 @@ def overdue(connection: Connection, statuses: Collection[str], minutes: float) -
     return [Overdue(status, count, float(oldest), list(ids)) for status, count, oldest, ids in rows]
 
 
+def backlog(connection: Connection, minutes: float) -> Overdue | None:
+    """Batches that nobody has taken for ``minutes``, and those that were begun so long ago and are sent back each time.
+
+    A batch whose attempts end early (storage away, disk full) waits a minute at most before the next, so its state is
+    always young.
+    """
+    row = connection.execute(
+        text(
+            """
+            SELECT count(*), extract(epoch FROM clock_timestamp() - min(since)),
+                (array_agg(id ORDER BY since))[1:CAST(:shown AS integer)]
+            FROM (
+                SELECT id, CASE WHEN setbacks > 0 THEN coalesce(started_at, state_since) ELSE state_since END AS since
+                FROM intake.batches
+                WHERE status = 'uploaded' OR (status IN ('staging', 'validating', 'inserting') AND setbacks > 0)
+            ) AS waiting
+            WHERE since < clock_timestamp() - make_interval(secs => :seconds)
+            """
+        ),
+        {"seconds": 60 * minutes, "shown": _SHOWN_IDS},
+    ).one()
+    count, oldest, ids = row
+    return Overdue("uploaded", count, float(oldest), list(ids)) if count else None
+
+
 def rows_of_last(connection: Connection, minutes: int) -> list[Rows]:
     """By source, what the batches read that ended within the last ``minutes``, failed ones included."""
     rows = connection.execute(

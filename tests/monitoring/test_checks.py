@@ -189,6 +189,14 @@ class TestBacklog:
         left.batch("failed", since_minutes=60)
         assert said(find("backlog")) == (HEALTHY, "No batch waits > 10m")
 
+    @pytest.mark.parametrize("status", ["uploaded", "staging", "validating"])
+    def test_a_batch_that_is_sent_back_again_and_again_waits_since_its_first_attempt(
+        self, left: Left, find: Find, status: str
+    ) -> None:
+        batch_id = left.batch(status, since_minutes=0.2, setbacks=9)
+        left.do("UPDATE intake.batches SET started_at = now() - interval '31 minutes' WHERE id = :id", id=batch_id)
+        assert said(find("backlog")) == (WARNING, "1 batch waiting > 10m, the oldest for 31m")
+
 
 class TestWorkers:
     def test_all_alive(self, left: Left, find: Find) -> None:
@@ -241,7 +249,7 @@ class TestWorkers:
     def test_a_canary_that_does_not_come_back_is_told_with_its_queue(self, left: Left, find: Find) -> None:
         left.all_well()
         left.canary("slow", out_seconds=200)
-        message = "No canary from 1 queues (slow): the oldest is out for 200s > 180s"
+        message = "No canary from 1 queue (slow): the oldest is out for 200s > 180s"
         assert said(find("workers")) == (CRITICAL, message)
 
     def test_where_every_hand_is_busy_a_canary_may_be_late(self, left: Left, find: Find) -> None:
@@ -337,7 +345,7 @@ class TestWebhook:
 
     def test_what_waits_longer_than_the_threshold_is_told(self, left: Left, find: Find) -> None:
         self.wait(left, 9)
-        assert said(find("webhook", discord_webhook_url=self.URL)) == (HEALTHY, "1 alerts wait to be sent")
+        assert said(find("webhook", discord_webhook_url=self.URL)) == (HEALTHY, "1 alert to be sent")
         self.wait(left, 25)
         message = "2 alerts cannot be sent, the oldest for 25m > 10m"
         assert said(find("webhook", discord_webhook_url=self.URL)) == (CRITICAL, message)
@@ -345,8 +353,8 @@ class TestWebhook:
     @pytest.mark.parametrize(
         ("problem", "message"),
         [
-            ("dead webhook: it answers 404", "The webhook is dead (it answers 404): 1 alerts refused, 0 allowed"),
-            ("it answers 400", "The webhook refuses what it is sent (it answers 400): 1 alerts refused, 0 allowed"),
+            ("dead webhook: it answers 404", "The webhook is dead (it answers 404): 1 alert refused, 0 allowed"),
+            ("it answers 400", "The webhook refuses what it is sent (it answers 400): 1 alert refused, 0 allowed"),
         ],
     )
     def test_a_refusal_is_told(self, left: Left, find: Find, problem: str, message: str) -> None:
@@ -372,7 +380,7 @@ class TestBroker:
         with redis.Redis.from_url(broker.url) as client:
             client.delete("high", "normal", "low")
             client.lpush("low", "x")
-            assert said(find("broker", broker=client)) == (HEALTHY, "The broker answers, 1 messages wait")
+            assert said(find("broker", broker=client)) == (HEALTHY, "The broker answers, messages waiting: 1")
             client.delete("low")
 
     def test_it_does_not(self, find: Find) -> None:
