@@ -142,7 +142,7 @@ class Tasks:
         self._ended: list[object] = []
         self._protocol = page.context.new_cdp_session(page)
         self._protocol.on("Tracing.dataCollected", lambda data: self._events.extend(data["value"]))
-        self._protocol.on("Tracing.tracingComplete", self._ended.append)
+        self._protocol.on("Tracing.tracingComplete", lambda data: self._ended.extend([data]))
         wanted = {"includedCategories": ["toplevel", "disabled-by-default-devtools.timeline"]}
         self._protocol.send("Tracing.start", {"transferMode": "ReportEvents", "traceConfig": wanted})
 

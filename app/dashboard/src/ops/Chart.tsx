@@ -51,12 +51,12 @@ export default function Chart({ title, unit, times, step, lines, say, when, chil
         legend: { show: false },
         cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
         scales: {
-          x: { range: (_, first, last) => [first - step / 2, last + step / 2] },
+          x: { range: () => [(times[0] ?? 0) - step / 2, (times.at(-1) ?? 1) + step / 2] },
           y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] },
         },
         axes: [
           { ...axis, space: 90, values: (_, ticks, __, ___, apart) => ticks.map((tick) => tickText(tick, apart)) },
-          { ...axis, size: 76, label: unit, labelFont: "12px monospace", labelSize: 20, labelGap: 4, values: (_, ticks) => ticks.map(say) },
+          { ...axis, size: 88, label: unit, labelFont: "12px monospace", labelSize: 20, labelGap: 4, values: (_, ticks) => ticks.map(say) },
         ],
         series: [
           {},
