@@ -54,10 +54,12 @@ export default function OpsPage() {
           </a>
         )}
       </div>
-      <div className="tiles three">
+      <div className="tiles two">
         <Sentinel />
-        <Pipeline />
-        <Queues />
+        <div className="tile-stack">
+          <Pipeline />
+          <Queues />
+        </div>
       </div>
       <Throughput span={span} />
       <div className="tiles two">
