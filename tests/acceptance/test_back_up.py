@@ -114,7 +114,6 @@ STATES = """
 """
 
 
-@pytest.mark.timeout(240)
 def test_a_backup_under_load_is_restored_elsewhere_and_proved(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("backup")
     page = blocks_of((REPOSITORY / PAGE).read_text(encoding="utf-8"))
@@ -158,7 +157,7 @@ def test_a_backup_under_load_is_restored_elsewhere_and_proved(tmp_path_factory: 
     new = Pipeline(new_home, settings=SETTINGS)
     try:
         for batch_id in waiting:
-            assert new.wait(batch_id, within=90)["rejection_code"] in (None, "ERROR_BUDGET_EXCEEDED")
+            assert new.wait(batch_id, within=180)["rejection_code"] in (None, "ERROR_BUDGET_EXCEEDED")
         run(shell, verifying)
         # What was finished then is the same now.
         now = finished(new.rows(STATES))
