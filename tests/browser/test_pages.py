@@ -81,8 +81,9 @@ def test_batches_are_searched_and_narrowed_and_the_address_says_so(
     page: Page, samples: dict[str, str], picture: Picture
 ) -> None:
     page.goto("/batches")
-    page.keyboard.press("/")
     search = page.get_by_role("searchbox", name="Search")
+    search.wait_for()
+    page.keyboard.press("/")
     expect(search).to_be_focused()
     search.fill("warned")
     expect(page.get_by_role("link", name="warned.csv")).to_be_visible()

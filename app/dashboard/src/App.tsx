@@ -69,6 +69,10 @@ function Frame() {
   const { now, end } = useSession();
   const [help, setHelp] = useState(false);
   usePageFocus();
+  const byForm = useRef(now.standing === "in" && now.byForm);
+  useEffect(() => {
+    if (byForm.current) document.getElementById("main")?.focus();
+  }, []);
   return (
     <>
       <a className="skip" href="#main">

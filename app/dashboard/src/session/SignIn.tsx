@@ -53,7 +53,7 @@ export function SignInForm({ onDone }: { onDone?: () => void }) {
     setBusy(true);
     promise.then(
       (session) => {
-        begin(session);
+        begin(session, true);
         if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
         onDone?.();
       },

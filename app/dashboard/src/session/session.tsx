@@ -9,14 +9,15 @@ type Standing =
   | { standing: "asking" }
   /** Nobody has signed in on this page yet. */
   | { standing: "out" }
-  | { standing: "in"; session: Session }
+  /** `byForm`: the sign-in form was there a moment ago, and the focus with it. */
+  | { standing: "in"; session: Session; byForm: boolean }
   /** The session has ended under a page that is in use. */
   | { standing: "ended" }
   | { standing: "unreached" };
 
 interface Sessions {
   now: Standing;
-  begin: (session: Session) => void;
+  begin: (session: Session, byForm: boolean) => void;
   end: () => Promise<void>;
   ask: () => void;
 }
@@ -26,13 +27,13 @@ const Context = createContext<Sessions | null>(null);
 export function SessionProvider({ children }: { children: ReactNode }) {
   const [now, setNow] = useState<Standing>({ standing: "asking" });
 
-  const begin = useCallback((session: Session) => {
+  const begin = useCallback((session: Session, byForm: boolean) => {
     keepToken(session.csrf_token);
-    setNow({ standing: "in", session });
+    setNow({ standing: "in", session, byForm });
   }, []);
 
   const ask = useCallback(() => {
-    calls.session().then(begin, (error: unknown) => {
+    calls.session().then((session) => begin(session, false), (error: unknown) => {
       const isOut = error instanceof Refusal && error.status === 401;
       setNow((before) => (before.standing === "in" || before.standing === "ended" ? before : { standing: isOut ? "out" : "unreached" }));
     });
