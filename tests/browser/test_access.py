@@ -164,6 +164,8 @@ def tab_to(page: Page, text: str, most: int = 60) -> None:
 
 def test_from_start_to_finish_with_the_keyboard_alone(visitor: Page, stack: Pipeline, picture: Picture) -> None:
     page = visitor
+    # Listened to from the beginning: the browser is told to hand choosers over some time after one asks for them.
+    page.on("filechooser", lambda _: None)
     page.goto("/")
     page.get_by_label("API key").wait_for()
     page.keyboard.press("Tab")

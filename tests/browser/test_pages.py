@@ -216,6 +216,7 @@ def test_keys_move_search_help_and_can_be_switched_off(page: Page, samples: dict
 
 
 def test_u_opens_the_file_chooser_from_any_page(page: Page) -> None:
+    page.on("filechooser", lambda _: None)
     page.goto("/ops")
     page.get_by_role("heading", name="Ops").wait_for()
     with page.expect_file_chooser() as waiting:
