@@ -34,15 +34,16 @@ def test_the_repository_is_clean(command: list[str]) -> None:
 
 
 def states_something(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether a test holds an assert, an expected exception or warning, or calls a helper named assert_..."""
+    """Whether a test holds an assert, an expected exception or warning, expect(...).to_..., or calls a helper named assert_..."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assert):
             return True
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
-            if called in ("pytest.raises", "pytest.warns", "pytest.fail") or called.rpartition(".")[2].startswith(
-                "assert_"
-            ):
+            last = called.rpartition(".")[2]
+            if called in ("pytest.raises", "pytest.warns", "pytest.fail") or last.startswith("assert_"):
+                return True
+            if called.startswith("expect(") and last.startswith(("to_", "not_to_")):
                 return True
     return False
 
@@ -62,6 +63,8 @@ def test_a_test_that_states_nothing_is_seen() -> None:
     assert silent_tests("def test_a():\n    assert run()\n") == []
     assert silent_tests("def test_a():\n    with pytest.raises(ValueError):\n        run()\n") == []
     assert silent_tests("def test_a():\n    page.assert_ready()\n") == []
+    assert silent_tests("def test_a():\n    expect(page.title).to_be_visible()\n") == []
+    assert silent_tests("def test_a():\n    expect(page.title)\n") == ["test_a"]
 
 
 @pytest.mark.parametrize("module", TEST_MODULES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
