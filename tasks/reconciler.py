@@ -17,9 +17,10 @@ import structlog
 from celery import bootsteps
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import intake
+from app import intake, pause
 from app.batch import State
 from app.observer import Change, Why, tell
+from app.pause import Point
 from app.store import batches, workers
 from monitoring import disk
 from tasks import process
@@ -114,6 +115,8 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> None:
         """Publish; what the broker does not take counts as unhinted again."""
+        if due:
+            pause.at(Point.RECONCILING)
         for number, (batch_id, priority) in enumerate(due):
             self._broker_answers = publish(parent.app, batch_id, priority)
             if not self._broker_answers:

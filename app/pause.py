@@ -1,0 +1,64 @@
+"""Pause points: named places on a batch's way at which a fault test holds a process still, to strike it just there.
+
+Nothing is held unless a composition root has named a folder, which the settings refuse in production. In that folder a
+test leaves an order, an empty file named after the point, or ``POINT@BATCH`` for one batch alone. The first process to
+come by renames it to ``POINT.PID``, by which the test knows whom it holds, and goes on when that file is removed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from enum import StrEnum
+from pathlib import Path
+
+_GLANCE_SECONDS = 0.005
+
+_folder: Path | None = None
+
+
+class Point(StrEnum):
+    """Where a process can be held."""
+
+    ARRIVED = "arrived"
+    """An upload is complete, and not yet kept under its hash."""
+    KEPT = "kept"
+    """Its blob is durable; there is no batch yet."""
+    RECEIVED = "received"
+    """Its batch is committed; the answer is not on its way, nor is the hint."""
+    CLAIMED = "claimed"
+    """An attempt holds the batch and has read nothing."""
+    CHECKING = "checking"
+    """A block of rows has been checked."""
+    COPYING = "copying"
+    """Judgments are on their way to the server."""
+    COMMITTING = "committing"
+    """The last statement has run; nothing is committed."""
+    COMMITTED = "committed"
+    """The batch is done; its message is not acknowledged."""
+    RECONCILING = "reconciling"
+    """Batches count as hinted; their hints are not sent."""
+
+
+def use(folder: Path | None) -> None:
+    """Called by the composition roots: hold processes as the orders in the folder say; None holds nothing."""
+    global _folder  # noqa: PLW0603
+    _folder = folder
+
+
+def at(point: Point, batch: object = "") -> None:
+    """Held here where an order says so; else, and in every run outside a fault test, this does nothing."""
+    if _folder is not None:
+        _hold(_folder, point, batch)
+
+
+def _hold(folder: Path, point: Point, batch: object) -> None:
+    held = folder / f"{point}.{os.getpid()}"
+    for order in (folder / f"{point}@{batch}", folder / point):
+        try:
+            order.rename(held)
+        except FileNotFoundError:
+            continue
+        while held.exists():
+            time.sleep(_GLANCE_SECONDS)
+        return
