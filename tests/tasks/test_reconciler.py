@@ -132,6 +132,13 @@ class TestWithoutABroker:
         with begun(dataclasses.replace(settings, redis_url=hung_broker.url), monkeypatch) as celery:
             self.assert_works_by_itself(celery, send, look)
 
+    def test_a_full_broker_is_none(self, celery: Celery, queues: Queues, send: Sender, look: Look) -> None:
+        queues.client.config_set("maxmemory", 1)
+        try:
+            self.assert_works_by_itself(celery, send, look)
+        finally:
+            queues.client.config_set("maxmemory", 0)
+
     def test_what_it_could_not_hint_does_not_count_as_hinted(
         self, settings: Settings, dead_port: int, monkeypatch: pytest.MonkeyPatch, send: Sender, look: Look
     ) -> None:
