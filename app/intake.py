@@ -81,13 +81,13 @@ def receive(engine: Engine, store: Blobs, incoming: Incoming, upload: Upload) ->
     try:
         incoming.close()
         file_hash = incoming.sha256()
-        pause.at(Point.ARRIVED)
+        pause.at(Point.ARRIVED, file_hash)
         with engine.begin() as connection:
             batches.lock_hash(connection, file_hash)
             first = batches.first_of(connection, file_hash)
             # Also for known bytes: a blob that storage has lost or altered is whole again.
             key = store.keep(incoming)
-            pause.at(Point.KEPT)
+            pause.at(Point.KEPT, file_hash)
             if first is not None and not upload.force:
                 return Receipt(first, is_duplicate=True)
             batch = batches.insert(
@@ -102,7 +102,7 @@ def receive(engine: Engine, store: Blobs, incoming: Incoming, upload: Upload) ->
                 created_by=upload.created_by,
                 first_batch_id=first.id if first else None,
             )
-        pause.at(Point.RECEIVED)
+        pause.at(Point.RECEIVED, file_hash)
         tell(Change(batch, None, State.UPLOADED, Why.RECEIVED))
         return Receipt(batch, is_duplicate=False)
     finally:

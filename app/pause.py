@@ -1,8 +1,8 @@
 """Pause points: named places on a batch's way at which a fault test holds a process still, to strike it just there.
 
 Nothing is held unless a composition root has named a folder, which the settings refuse in production. In that folder a
-test leaves an order, an empty file named after the point, or ``POINT@BATCH`` for one batch alone. The first process to
-come by renames it to ``POINT.PID``, by which the test knows whom it holds, and goes on when that file is removed.
+test leaves an order, an empty file named after the point, or ``POINT@SUBJECT`` for one batch or upload alone. The first
+process to come by adds its process id to the name, by which the test knows whom it holds, and goes on when the file is gone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _folder: Path | None = None
 
 
 class Point(StrEnum):
-    """Where a process can be held."""
+    """Where a process can be held. The subject is the batch's id; of an upload, that has none yet, the file's hash."""
 
     ARRIVED = "arrived"
     """An upload is complete, and not yet kept under its hash."""
@@ -46,15 +46,15 @@ def use(folder: Path | None) -> None:
     _folder = folder
 
 
-def at(point: Point, batch: object = "") -> None:
+def at(point: Point, subject: object = "") -> None:
     """Held here where an order says so; else, and in every run outside a fault test, this does nothing."""
     if _folder is not None:
-        _hold(_folder, point, batch)
+        _hold(_folder, point, subject)
 
 
-def _hold(folder: Path, point: Point, batch: object) -> None:
-    held = folder / f"{point}.{os.getpid()}"
-    for order in (folder / f"{point}@{batch}", folder / point):
+def _hold(folder: Path, point: Point, subject: object) -> None:
+    for order in (folder / f"{point}@{subject}", folder / point):
+        held = order.with_name(f"{order.name}.{os.getpid()}")
         try:
             order.rename(held)
         except FileNotFoundError:

@@ -1,0 +1,60 @@
+"""Processes that stand still past their lease, and wake to a batch that is another's."""
+
+from __future__ import annotations
+
+import contextlib
+
+import psutil
+
+from app.pause import Point
+from tests.faults.rounds import Fault
+from tests.faults.scene import Scene
+from tests.faults.stack import until
+
+
+class StopPastLease(Fault):
+    """SIGSTOP of the process that holds the batch, at a point of its way; SIGCONT when another one has completed it."""
+
+    def __init__(self, point: Point, name: str) -> None:
+        self.name = name
+        self._point = point
+        self._victim: psutil.Process | None = None
+
+    def prepare(self, scene: Scene) -> None:
+        self.batch_id = scene.placed(self._point)
+
+    def inject(self, scene: Scene) -> None:
+        stack = scene.stack
+        pid = stack.held(self._point, self.batch_id)
+        self._victim = psutil.Process(pid)
+        self._victim.suspend()
+        scene.strike()
+        # When it wakes it does what it was about to do.
+        stack.let_go(self._point, self.batch_id)
+        scene.wait(self.within, [self.batch_id])
+        completed = self._whole(scene)
+        stood = self._victim.status() == psutil.STATUS_STOPPED
+        before = len(stack.said(self.batch_id))
+        self._victim.resume()
+        until(lambda: self._said_by_stale(scene, before), 30, "the woken process noticed that its claim is gone")
+        if stood:
+            scene.fired.append(f"process {pid} stopped at {self._point} until fence {completed['fence']} had completed")
+        self._completed = completed
+        self._after_waking = stack.said(self.batch_id)[before:]
+
+    def outcome(self, scene: Scene) -> None:
+        assert self._completed["fence"] == 2, self._completed
+        assert self._whole(scene) == self._completed, "the stale attempt has written"
+        assert not [line for line in self._after_waking if "batch changed" in line], "the stale attempt moved the batch"
+
+    def heal(self, scene: Scene) -> None:
+        if self._victim is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._victim.resume()
+
+    def _whole(self, scene: Scene) -> dict[str, object]:
+        return scene.stack.batch(self.batch_id) | scene.batch(self.batch_id)
+
+    def _said_by_stale(self, scene: Scene, before: int) -> bool:
+        lines = scene.stack.said(self.batch_id, '"fence": 1')
+        return any("claim lost" in line or "attempt ended" in line for line in lines)
