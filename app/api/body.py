@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import IO, Any
@@ -21,6 +22,8 @@ WINDOW_SECONDS = 30.0
 BYTES_PER_SECOND = 1024
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 2.0
+_DRAINING = 4
+"""So many refused clients are read on at once; the next ones may find the connection closed before their answer."""
 _STEP = 64 * 1024
 SMALL_BODY_BYTES = 1024 * 1024
 
@@ -119,6 +122,16 @@ def has_body(incoming: Request) -> bool:
 def watch_pace(app: Flask, window: float = WINDOW_SECONDS) -> None:
     """Put every body under its pace, and read on for a moment after a refusal, so that the client hears of it."""
 
+    draining = threading.BoundedSemaphore(_DRAINING)
+
+    def drain(source: IO[bytes], paced: PacedSocket) -> None:
+        # Many that are refused at once, and send on slowly, would hold every thread of the server.
+        if draining.acquire(blocking=False):
+            try:
+                _drain(source, paced)
+            finally:
+                draining.release()
+
     def begin() -> None:
         if not has_body(request):
             return
@@ -133,7 +146,7 @@ def watch_pace(app: Flask, window: float = WINDOW_SECONDS) -> None:
         @after_this_request
         def finish(response: Response) -> Response:
             if response.status_code >= 400:  # noqa: PLR2004
-                response.call_on_close(lambda: _drain(source, paced))
+                response.call_on_close(lambda: drain(source, paced))
             # The connection may carry further requests, which have a pace of their own.
             response.call_on_close(lambda: setattr(unreader, "sock", sock))
             return response
