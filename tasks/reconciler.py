@@ -108,7 +108,10 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         answers = in_queues is not None
         if in_queues is not None and in_queues < _ENOUGH_WAITING:
             with engine.begin() as connection:
+                ended = batches.end_stale_backends(connection)
                 due = batches.take_unhinted(connection)
+            if ended:
+                log.warning("stale connections ended", connections=ended)
             # A broker that is full tells how long its queues are, and takes nothing.
             answers = self._hint(parent, due)
         self._broker_answers = answers

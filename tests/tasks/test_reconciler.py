@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 from celery import Celery
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from app.batch import State
 from app.local.valkey import Valkey
 from app.settings import Settings
-from app.store import batches
+from app.store import batches, judgments
 from tasks import process
 from tasks.reconciler import Reconciler, hand_over, sign_off
 from tests.conftest import Look, Sender
@@ -76,6 +78,23 @@ class TestWithABroker:
         look.expire(batch.id)
         with reconciling(celery):
             assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
+
+    def test_a_batch_that_its_stopped_worker_has_locked_is_hinted_at_once(
+        self, celery: Celery, queues: Queues, send: Sender, look: Look
+    ) -> None:
+        """As one that stands still between its last statement and its commit."""
+        batch = send(clean_file(2))
+        with process.engine().begin() as connection:
+            batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
+        look.expire(batch.id)
+        stopped = process.engine().connect()
+        judgments.begin_load(stopped, batch.id, 1)
+        stopped.execute(text("UPDATE intake.batches SET rows_processed = 2 WHERE id = :id"), {"id": batch.id})
+        with reconciling(celery):
+            assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
+        with pytest.raises(OperationalError):
+            stopped.execute(text("SELECT 1"))
+        stopped.close()
 
     def test_it_keeps_the_workers_row_and_takes_it_away_at_the_end(self, celery: Celery, look: Look) -> None:
         seen = "SELECT name, pid, queues, concurrency, broker_seen_at IS NOT NULL FROM ops.workers"
