@@ -14,7 +14,7 @@ import psycopg
 
 from tests.acceptance.pipeline import FINISHED
 from tests.faults.files import MARKS, KnownFile
-from tests.faults.stack import Stack
+from tests.faults.stack import Stack, until
 
 
 @dataclass
@@ -145,6 +145,7 @@ class Leaks:
         return text.decode(errors="replace")
 
     def _broker(self) -> list[str]:
+        until(self._stack.answers, 60, "the broker shows what it holds")
         found = []
         for key in self._stack.broker.scan_iter():
             octets = self._stack.broker.dump(key)

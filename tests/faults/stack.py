@@ -218,11 +218,16 @@ class Stack(Pipeline):
 
     @contextmanager
     def workers_still(self) -> Iterator[None]:
-        """No worker does anything until the block is left."""
+        """No worker does anything until the block is left, nor is a message on its way to one."""
         with contextlib.ExitStack() as stack:
             for family in self.worker_families():
                 stack.enter_context(still(*family))
+            # The broker still hands a message to those who have asked for one, for a second.
+            until(lambda: not self._asked_for(), 10, "no worker waits for a message at the broker")
             yield
+
+    def _asked_for(self) -> bool:
+        return any("b" in client["flags"] for client in self.broker.client_list())
 
     def postmaster(self) -> int:
         """PostgreSQL's main process."""
@@ -238,9 +243,8 @@ class Stack(Pipeline):
         return sum(int(self.broker.llen(queue)) for queue in QUEUES)  # type: ignore[arg-type]
 
     def answers(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            ready = self.http.get("/readyz", timeout=5)
-            return ready.status_code == 200 and ready.json().get("broker") == "up"
+        with contextlib.suppress(httpx.HTTPError, redis.RedisError):
+            return bool(self.broker.ping()) and self.http.get("/readyz", timeout=5).status_code == 200
         return False
 
     def mend(self) -> None:

@@ -101,7 +101,7 @@ class BrokerFull(Fault):
         try:
             broker.set("fault", "no room")
         except redis.ResponseError as refused:
-            if "OOM" in str(refused):
+            if "maxmemory" in str(refused):
                 for _ in range(UPLOADS):
                     scene.upload()
                 scene.wait(self.within)

@@ -13,7 +13,7 @@ from tests.faults.rounds import Fault
 from tests.faults.scene import Scene
 from tests.faults.stack import until
 
-_WIDE = 600
+_WIDE = 450
 """So that the rows fill more than one block, and go by way of the spool's disk."""
 _SHORT = 64 * 1024
 

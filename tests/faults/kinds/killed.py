@@ -74,9 +74,9 @@ class KillBusy(Fault):
 
     def inject(self, scene: Scene) -> None:
         for _ in range(8):
-            batch_id = scene.upload(scene.file(scene.rows * 2, width=300))
+            batch_id = scene.upload(scene.file(scene.rows * 4, width=300))
             until(lambda: scene.batch(batch_id)["status"] != "uploaded", 30, "claimed")  # noqa: B023
-            time.sleep(scene.chance.uniform(0, 0.3))
+            time.sleep(scene.chance.uniform(0, 0.1))
             with contextlib.suppress(psutil.NoSuchProcess):
                 holder = scene.holder(batch_id)
                 victim = holder.parent() if holder and self._whole else holder
@@ -145,7 +145,7 @@ class OutOfMemory(Fault):
 
     def prepare(self, scene: Scene) -> None:
         self._group = _memory_group()
-        self.batch_id = scene.placed(Point.CLAIMED, file=scene.file(scene.rows, width=600))
+        self.batch_id = scene.placed(Point.CLAIMED, file=scene.file(max(scene.rows, 8_000), width=450))
 
     def inject(self, scene: Scene) -> None:
         pid = scene.stack.held(Point.CLAIMED, self.batch_id)

@@ -34,13 +34,13 @@ class StopPastLease(Fault):
         scene.wait(self.within, [self.batch_id])
         completed = self._whole(scene)
         stood = self._victim.status() == psutil.STATUS_STOPPED
-        before = len(stack.said(self.batch_id))
+        before = set(stack.said(self.batch_id))
         self._victim.resume()
-        until(lambda: self._said_by_stale(scene, before), 30, "the woken process noticed that its claim is gone")
+        until(lambda: self._noticed(scene), 30, "the woken process noticed that its claim is gone")
         if stood:
             scene.fired.append(f"process {pid} stopped at {self._point} until fence {completed['fence']} had completed")
         self._completed = completed
-        self._after_waking = stack.said(self.batch_id)[before:]
+        self._after_waking = set(stack.said(self.batch_id)) - before
 
     def outcome(self, scene: Scene) -> None:
         assert self._completed["fence"] == 2, self._completed
@@ -55,6 +55,6 @@ class StopPastLease(Fault):
     def _whole(self, scene: Scene) -> dict[str, object]:
         return scene.stack.batch(self.batch_id) | scene.batch(self.batch_id)
 
-    def _said_by_stale(self, scene: Scene, before: int) -> bool:
+    def _noticed(self, scene: Scene) -> bool:
         lines = scene.stack.said(self.batch_id, '"fence": 1')
         return any("claim lost" in line or "attempt ended" in line for line in lines)

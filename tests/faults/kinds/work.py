@@ -90,7 +90,7 @@ class SkewedClock(Fault):
             family = [process.pid for process in self._worker.family()]
         scene.strike()
         # The others look for leases that have run out, and find none.
-        time.sleep(min(1.2, scene.stack.lease_seconds / 2))
+        time.sleep(scene.stack.lease_seconds / 4)
         scene.stack.let_go(Point.CHECKING, self.batch_id)
         scene.wait(self.within)
         off = self._hours_off()
