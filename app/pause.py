@@ -8,7 +8,7 @@ process to come by adds its process id to the name, by which the test knows whom
 from __future__ import annotations
 
 import os
-import time
+import threading
 from enum import StrEnum
 from pathlib import Path
 
@@ -59,6 +59,8 @@ def _hold(folder: Path, point: Point, subject: object) -> None:
             order.rename(held)
         except FileNotFoundError:
             continue
+        # Not time.sleep, which fails under a faked clock.
+        waiting = threading.Event()
         while held.exists():
-            time.sleep(_GLANCE_SECONDS)
+            waiting.wait(_GLANCE_SECONDS)
         return

@@ -103,7 +103,7 @@ class SkewedClock(Fault):
 
     def heal(self, scene: Scene) -> None:
         if self._worker is not None:
-            self._worker.end()
+            self._worker.end(signal.SIGKILL)
 
     def _hours_off(self) -> int | None:
         """By the times that the worker's log bears."""
