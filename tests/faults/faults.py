@@ -22,6 +22,7 @@ KINDS: tuple[Callable[[], Fault], ...] = (
     lambda: stopped.StopPastLease(Point.CHECKING, "SIGSTOP past the lease in parse, then CONT"),
     lambda: stopped.StopPastLease(Point.COPYING, "SIGSTOP past the lease in COPY, then CONT"),
     lambda: stopped.StopPastLease(Point.COMMITTING, "SIGSTOP past the lease before the commit, then CONT"),
+    stopped.WakeBeside,
     killed.OutOfMemory,
     killed.Poison,
     broker.BrokerWiped,

@@ -37,7 +37,7 @@ MUTATIONS = (
         "app/store/batches.py",
         'text(f"UPDATE intake.batches SET {assignments} WHERE id = :id AND fence = :fence AND status IN {_RUNNING}")',
         'text(f"UPDATE intake.batches SET {assignments} WHERE id = :id AND (fence = :fence OR true) AND status IN {_RUNNING}")',
-        "SIGSTOP and parse",
+        "SIGSTOP and beside",
     ),
     Mutation(
         "lease: it never runs out",

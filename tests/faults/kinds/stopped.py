@@ -58,3 +58,51 @@ class StopPastLease(Fault):
     def _noticed(self, scene: Scene) -> bool:
         lines = scene.stack.said(self.batch_id, '"fence": 1')
         return any("claim lost" in line or "attempt ended" in line for line in lines)
+
+
+class WakeBeside(Fault):
+    """SIGSTOP of the process that holds the batch past its lease; SIGCONT while another one is at work on it."""
+
+    name = "SIGSTOP past the lease, CONT beside the other attempt"
+
+    def __init__(self) -> None:
+        self._victim: psutil.Process | None = None
+
+    def prepare(self, scene: Scene) -> None:
+        self.batch_id = scene.placed(Point.CHECKING)
+
+    def inject(self, scene: Scene) -> None:
+        stack = scene.stack
+        first = stack.held(Point.CHECKING, self.batch_id)
+        self._victim = psutil.Process(first)
+        self._victim.suspend()
+        scene.strike()
+        stack.let_go(Point.CHECKING, self.batch_id)
+        stack.order(Point.CHECKING, self.batch_id)
+        second = stack.held(Point.CHECKING, self.batch_id)
+        stood = self._victim.status() == psutil.STATUS_STOPPED
+        before = set(stack.said(self.batch_id))
+        self._victim.resume()
+        with contextlib.suppress(AssertionError):
+            until(lambda: self._stale(scene, before), stack.lease_seconds / 2, "the woken process said something")
+        self._said = self._stale(scene, before)
+        stack.let_go(Point.CHECKING, self.batch_id)
+        if stood and second != first:
+            scene.fired.append(f"process {first} woke while process {second} held the batch")
+
+    def outcome(self, scene: Scene) -> None:
+        assert self._said, "the woken process never noticed that its claim is gone"
+        assert not [line for line in self._said if "batch changed" in line], "the stale attempt moved the batch"
+        assert scene.batch(self.batch_id)["fence"] == 2
+
+    def heal(self, scene: Scene) -> None:
+        if self._victim is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._victim.resume()
+
+    def _stale(self, scene: Scene, before: set[str]) -> list[str]:
+        """What the first attempt has said since."""
+        lines = set(scene.stack.said(self.batch_id, '"fence": 1,')) - before
+        return [
+            line for line in lines if any(word in line for word in ("claim lost", "attempt ended", "batch changed"))
+        ]
