@@ -216,16 +216,20 @@ class Overlapping(Fault):
     def inject(self, scene: Scene) -> None:
         maker = Maker()
         deadlocks = self._deadlocks(scene)
-        batch_ids = [scene.placed(Point.CHECKING, file=maker.file(scene.rows, seed)) for seed in range(OVERLAPPING)]
-        for batch_id in batch_ids:
-            scene.expect(batch_id, shared=True)
-        pids = {scene.stack.held(Point.CHECKING, batch_id) for batch_id in batch_ids}
+        # More than one piece of COPY each, so that each has sent some of its keys when it is held.
+        rows = max(scene.rows, 4_000)
+        with scene.stack.workers_still():
+            batch_ids = [scene.upload(maker.file(rows, seed)) for seed in range(OVERLAPPING)]
+            for batch_id in batch_ids:
+                scene.expect(batch_id, shared=True)
+                scene.stack.order(Point.COPYING, batch_id)
+        pids = {scene.stack.held(Point.COPYING, batch_id) for batch_id in batch_ids}
         scene.strike()
         for batch_id in batch_ids:
-            scene.stack.let_go(Point.CHECKING, batch_id)
+            scene.stack.let_go(Point.COPYING, batch_id)
         scene.wait(self.within)
         if len(pids) == OVERLAPPING:
-            scene.fired.append(f"{OVERLAPPING} processes let go at once with the same case numbers")
+            scene.fired.append(f"{OVERLAPPING} processes in COPY at once with the same case numbers")
         assert self._deadlocks(scene) == deadlocks, "batches ran into a deadlock"
 
     def _deadlocks(self, scene: Scene) -> int:
