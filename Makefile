@@ -14,12 +14,14 @@ BUILT := $(DASHBOARD)/dist/.built-from
 DASHBOARD_SOURCES := $(shell find $(DASHBOARD)/src $(DASHBOARD)/public -type f) \
 	$(addprefix $(DASHBOARD)/,index.html package.json package-lock.json vite.config.ts .npmrc build_hook.py)
 
-.PHONY: help install up test campaign bench fuzz lint types lock clean
+.PHONY: help install up test campaign faults mutations bench fuzz lint types lock clean
 
 help:
 	@echo 'make up       set up and start everything; options as in: make up ARGS="--port 8001 --home /srv/dragonfly"'
 	@echo 'make test     set up and run every test; options as in: make test ARGS="tests/unit -x"'
 	@echo 'make campaign  the long form of the survival and overlap tests: ten killed workers, twenty rounds of overlapping files'
+	@echo 'make faults   strike a running stack with every kind of fault; as in: make faults ROUNDS=30, or LEASE=15 RESULTS=build/usual.jsonl'
+	@echo 'make mutations  take each protection out of a copy and show which fault tests turn red'
 	@echo 'make bench    raw COPY against the whole job, on one server; options as in: make bench ARGS="--rows 5000000 --cases random"'
 	@echo 'make fuzz     the property tests of the engine for longer, from a seed of the clock; options as in: make fuzz FUZZ_ROWS=5000000'
 	@echo 'make lint     ruff, mypy and the import rules'
@@ -55,6 +57,15 @@ test: $(STAMP) $(BUILT)
 campaign: $(STAMP)
 	@KILL_ROUNDS=10 KILL_LEASE_SECONDS=15 KILL_ROWS=400000 OVERLAP_ROUNDS=20 \
 		exec $(BIN)/python -m pytest -s tests/acceptance -k "taken_over or overlapping" $(ARGS)
+
+ROUNDS ?= 1
+LEASE ?= 2
+RESULTS ?= build/faults.jsonl
+faults: $(STAMP)
+	@exec $(BIN)/python -m tests.faults --rounds $(ROUNDS) --lease $(LEASE) --results $(RESULTS) $(ARGS)
+
+mutations: $(STAMP)
+	@exec $(BIN)/python -m tests.faults.mutations $(ARGS)
 
 bench: $(STAMP)
 	@exec $(BIN)/python -m tests.benchmarks $(ARGS)

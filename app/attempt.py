@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 
 from sqlalchemy import Connection
 
+from app import pause
 from app.batch import Ledger, State, verdict
 from app.block import Reader
 from app.engine import check, load, merge, refusals
@@ -20,6 +21,7 @@ from app.errors import FileRefusedError
 from app.formats.csv import CsvReader
 from app.lease import Lease
 from app.observer import Change, Why, tell
+from app.pause import Point
 from app.rows import Accepted
 from app.settlement import Settlement
 from app.store import batches, blobs, judgments, row_errors
@@ -92,7 +94,7 @@ class Attempt:
                 self._reader = CsvReader(stream.pieces(), self._workshop.limits)
                 self._enter(State.VALIDATING, Why.HEADER_READ)
                 self._findings.errors.outlet = self._settlement.store
-                check.check(self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=lease.advance)
+                check.check(self._findings, self._reader, batch_id=batch.id, today=batch.today, advance=self._advance)
             except FileRefusedError as found:
                 refusal = found
                 self._reading_so_far = found.reading
@@ -108,6 +110,10 @@ class Attempt:
             raise _RefusedError(refusal.code, refusal.reason)
         if not self._findings.total:
             raise _RefusedError("EMPTY_FILE", "The file has a header and no data rows.")
+
+    def _advance(self, rows: int, bytes_read: int) -> None:
+        pause.at(Point.CHECKING, self._batch.id)
+        self._lease.advance(rows, bytes_read)
 
     def _take_verdict(self, refused_rows: int = 0) -> None:
         """Compare the error rate with the budget. Raises _RefusedError."""
@@ -129,7 +135,9 @@ class Attempt:
         with self._step("commit"):
             counts = self._timed(counts, started)
             batches.complete(self._settlement.connection(), self._batch, counts, self._reading())
+            pause.at(Point.COMMITTING, self._batch.id)
             self._settlement.commit()
+            pause.at(Point.COMMITTED, self._batch.id)
         self._moved(State.COMPLETED, Why.COMMITTED, counts)
 
     def _load_rows(self) -> Counts:

@@ -21,11 +21,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from app import pause
 from app.attempt import Attempt
 from app.batch import State
 from app.engine.spool import Spool
 from app.lease import Lease
 from app.observer import Change, Why, tell
+from app.pause import Point
 from app.settlement import Settlement
 from app.store import batches, leftovers
 from app.store.batches import Batch, LostClaimError
@@ -84,11 +86,13 @@ def receive(engine: Engine, store: Blobs, incoming: Incoming, upload: Upload) ->
     try:
         incoming.close()
         file_hash = incoming.sha256()
+        pause.at(Point.ARRIVED, file_hash)
         with engine.begin() as connection:
             batches.lock_hash(connection, file_hash)
             first = batches.first_of(connection, file_hash)
             # Also for known bytes: a blob that storage has lost or altered is whole again.
             key = store.keep(incoming)
+            pause.at(Point.KEPT, file_hash)
             if first is not None and not upload.force:
                 return Receipt(first, is_duplicate=True)
             batch = batches.insert(
@@ -103,6 +107,7 @@ def receive(engine: Engine, store: Blobs, incoming: Incoming, upload: Upload) ->
                 created_by=upload.created_by,
                 first_batch_id=first.id if first else None,
             )
+        pause.at(Point.RECEIVED, file_hash)
         tell(Change(batch, None, State.UPLOADED, Why.RECEIVED))
         return Receipt(batch, is_duplicate=False)
     finally:
@@ -123,6 +128,7 @@ def ingest(workshop: Workshop, batch_id: UUID) -> State | None:
         workshop.observer.attempt(batch, time.monotonic() - began),
         Lease(workshop.engine, batch, workshop.lease_seconds) as lease,
     ):
+        pause.at(Point.CLAIMED, batch.id)
         attempt = Attempt(workshop, batch, lease)
         try:
             with (

@@ -285,6 +285,12 @@ class Settings:
         _whole_number(50 * _KIB),
     )
 
+    pause_folder: Path | None = _setting(
+        "DRAGONFLY_PAUSE_FOLDER",
+        "For fault tests alone, refused in prod: the folder whose files hold processes at the points of `app/pause.py`",
+        None,
+        Path,
+    )
     ready_file: Path | None = _setting(
         "DRAGONFLY_READY_FILE", "Created by a worker or beat once it works, for whoever waits for that", None, Path
     )
@@ -306,6 +312,8 @@ class Settings:
             layered["DRAGONFLY_HOME"] = str(home)
         values = {**_values_from(layered), **overrides}
         settings = cls(**values)
+        if settings.env == "prod" and settings.pause_folder is not None:
+            raise SettingsError("DRAGONFLY_PAUSE_FOLDER is for fault tests and refused in prod: unset it.")
         settings = dataclasses.replace(settings, home=settings.home.expanduser().absolute())
         if settings.storage_url is not None and "://" not in settings.storage_url:
             folder = Path(settings.storage_url).expanduser().absolute()

@@ -20,7 +20,7 @@ def build() -> Flask:
     from redis.exceptions import RedisError
     from redis.retry import Retry
 
-    from app import logs
+    from app import logs, pause
     from app.api.application import POOL_SIZE, create_app
     from app.settings import Settings
     from app.store import batches
@@ -31,6 +31,7 @@ def build() -> Flask:
 
     settings = Settings.load()
     logs.configure(settings.env)
+    pause.use(settings.pause_folder)
     engine = open_engine(settings.require_database_url(), pool_size=POOL_SIZE)
 
     def forget_hint(batch_id: UUID) -> None:

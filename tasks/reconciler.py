@@ -17,9 +17,10 @@ import structlog
 from celery import bootsteps
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import intake
+from app import intake, pause
 from app.batch import State
 from app.observer import Change, Why, tell
+from app.pause import Point
 from app.store import batches, workers
 from monitoring import disk
 from tasks import process
@@ -105,26 +106,33 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
                 disk_free_percent=disk.free_percent(process.settings()),
             )
         in_queues = waiting(parent.app)
-        self._broker_answers = in_queues is not None
-        if in_queues is None:
-            self._work_without_broker()
-        elif in_queues < _ENOUGH_WAITING:
+        answers = in_queues is not None
+        if in_queues is not None and in_queues < _ENOUGH_WAITING:
             with engine.begin() as connection:
+                ended = batches.end_stale_backends(connection)
                 due = batches.take_unhinted(connection)
-            self._hint(parent, due)
+            if ended:
+                log.warning("stale connections ended", connections=ended)
+            # A broker that is full tells how long its queues are, and takes nothing.
+            answers = self._hint(parent, due)
+        self._broker_answers = answers
+        if not answers:
+            self._work_without_broker()
 
-    def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> None:
-        """Publish; what the broker does not take counts as unhinted again."""
+    def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> bool:
+        """Publish; what the broker does not take counts as unhinted again. Whether it has taken all."""
+        if due:
+            pause.at(Point.RECONCILING)
         for number, (batch_id, priority) in enumerate(due):
-            self._broker_answers = publish(parent.app, batch_id, priority)
-            if not self._broker_answers:
+            if not publish(parent.app, batch_id, priority):
                 with process.engine().begin() as connection:
                     for unsent, _ in due[number:]:
                         batches.forget_hint(connection, unsent)
-                return
+                return False
         if due:
             log.info("hinted again", batches=len(due))
             process.repaired("hinted", len(due))
+        return True
 
     def _work_without_broker(self) -> None:
         """Ingest in this process, one batch after the other, beside the ticks, until the broker answers again."""

@@ -15,7 +15,7 @@ from celery import signals
 from celery.apps import worker as celery_worker
 from celery.exceptions import SecurityWarning
 
-from app import logs
+from app import logs, pause
 from app.settings import Settings
 from monitoring.tally import Tally
 from tasks import process
@@ -33,6 +33,7 @@ warnings.filterwarnings(
 
 settings = Settings.load()
 logs.configure(settings.env)
+pause.use(settings.pause_folder)
 process.begin(settings)
 app = configure(settings)
 app.steps["worker"].add(Reconciler)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import IO, Any
@@ -21,6 +22,8 @@ WINDOW_SECONDS = 30.0
 BYTES_PER_SECOND = 1024
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 2.0
+_DRAINING = 4
+"""So many refused clients are read on at once; the next ones may find the connection closed before their answer."""
 _STEP = 64 * 1024
 SMALL_BODY_BYTES = 1024 * 1024
 
@@ -119,6 +122,21 @@ def has_body(incoming: Request) -> bool:
 def watch_pace(app: Flask, window: float = WINDOW_SECONDS) -> None:
     """Put every body under its pace, and read on for a moment after a refusal, so that the client hears of it."""
 
+    draining = threading.BoundedSemaphore(_DRAINING)
+
+    def drain(source: IO[bytes], paced: PacedSocket, sock: socket.socket) -> None:
+        # Many that are refused at once, and send on slowly, would hold every thread of the server.
+        ended = False
+        if draining.acquire(blocking=False):
+            try:
+                ended = _drain(source, paced)
+            finally:
+                draining.release()
+        if not ended:
+            # Else the server would read on by itself, to keep the connection for another request.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RD)
+
     def begin() -> None:
         if not has_body(request):
             return
@@ -133,7 +151,7 @@ def watch_pace(app: Flask, window: float = WINDOW_SECONDS) -> None:
         @after_this_request
         def finish(response: Response) -> Response:
             if response.status_code >= 400:  # noqa: PLR2004
-                response.call_on_close(lambda: _drain(source, paced))
+                response.call_on_close(lambda: drain(source, paced, sock))
             # The connection may carry further requests, which have a pace of their own.
             response.call_on_close(lambda: setattr(unreader, "sock", sock))
             return response
@@ -164,11 +182,16 @@ def _unreader(source: Any) -> Any:
     return getattr(reader, "unreader", None) or getattr(getattr(reader, "req", None), "unreader", None)
 
 
-def _drain(source: IO[bytes], paced: PacedSocket) -> None:
-    """Throw away what the client still sends, within limits. A connection closed with unread bytes loses the answer."""
+def _drain(source: IO[bytes], paced: PacedSocket) -> bool:
+    """Throw away what the client still sends, within limits. A connection closed with unread bytes loses the answer.
+
+    Whether the body came to its end.
+    """
     paced.allow(_DRAIN_SECONDS)
     left = _DRAIN_BYTES
     # The client is gone, or too slow to be waited for: the server closes the connection either way.
     with contextlib.suppress(Exception):
         while left > 0 and (data := source.read(_STEP)):
             left -= len(data)
+        return left > 0
+    return False

@@ -82,10 +82,10 @@ class Run:
         if rows is None:
             return
         self._keys_at = file.tell()
-        self._ends_at = self._keys_at + file.write(np.ascontiguousarray(rows.keys).data)
-        self._places_at = self._ends_at + file.write(np.ascontiguousarray(rows.ends).data)
-        self._octets_at = self._places_at + file.write(np.ascontiguousarray(rows.places).data)
-        file.write(np.ascontiguousarray(rows.octets).data)
+        self._ends_at = self._keys_at + _write(file, rows.keys)
+        self._places_at = self._ends_at + _write(file, rows.ends)
+        self._octets_at = self._places_at + _write(file, rows.places)
+        _write(file, rows.octets)
         self._file = file.fileno()
         self._rows = None
 
@@ -120,6 +120,15 @@ class Run:
             offset += len(piece)
             size -= len(piece)
         return np.frombuffer(pieces[0] if len(pieces) == 1 else b"".join(pieces), kind)
+
+
+def _write(file: BinaryIO, values: np.ndarray[Any, Any]) -> int:
+    """All of the values' bytes, and how many they are: one call of an unbuffered file may write fewer."""
+    octets = np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+    written = 0
+    while written < len(octets):
+        written += file.write(octets[written:])
+    return written
 
 
 class RowSpool:

@@ -181,20 +181,25 @@ def insert(
     )
 
 
-def end_stale_backends(connection: Connection, batch_id: UUID) -> int:
+def end_stale_backends(connection: Connection, batch_id: UUID | None = None) -> int:
     """End connections on which an attempt that lost its lease still holds a transaction open; returns their number.
 
-    Without this, a stopped worker's uncommitted keys would block whoever takes its batch over.
+    Of one batch before it is taken over: else a stopped worker's uncommitted keys would block whoever does. Of all
+    batches before they are looked for: what an attempt has locked that stopped just before its commit is passed over.
     """
     return int(
         connection.scalar(
             text(
                 f"""
-                SELECT count(pg_terminate_backend(a.pid, 5000)) FROM pg_stat_activity a, intake.batches b
-                WHERE b.id = :id AND (b.status = 'uploaded' OR (b.status IN {_RUNNING}
-                        AND b.lease_until < clock_timestamp()))
-                    AND CASE WHEN a.application_name ~ ('^dragonfly:' || b.id || ':[0-9]+$')
-                        THEN split_part(a.application_name, ':', 3)::bigint <= b.fence ELSE false END
+                WITH loads AS MATERIALIZED (
+                    SELECT pid, split_part(application_name, ':', 2) AS batch_id,
+                        split_part(application_name, ':', 3) AS fence
+                    FROM pg_stat_activity WHERE application_name ~ '^dragonfly:[0-9a-f-]{{36}}:[0-9]{{1,18}}$'
+                )
+                SELECT count(pg_terminate_backend(l.pid, 5000))
+                FROM loads l JOIN intake.batches b ON b.id = l.batch_id::uuid AND l.fence::bigint <= b.fence
+                WHERE (CAST(:id AS uuid) IS NULL OR b.id = :id)
+                    AND (b.status = 'uploaded' OR (b.status IN {_RUNNING} AND b.lease_until < clock_timestamp()))
                 """
             ),
             {"id": batch_id},

@@ -12,6 +12,8 @@ import psycopg
 from psycopg import errors
 from sqlalchemy import Connection, Engine, text
 
+from app import pause
+from app.pause import Point
 from app.rows import CONFLICT_COLUMNS, COPY_COLUMNS, STANDING_COLUMNS, Conflicts, Outcome, Packed, Standing
 
 LOCK_TIMEOUT_SECONDS = 60
@@ -181,6 +183,7 @@ class JudgmentTarget:
                 self._next_id += len(part)
                 for start in range(0, len(octets), _COPY_BYTES):
                     copy.write(octets[start : start + _COPY_BYTES])
+                    pause.at(Point.COPYING, self._batch_id)
                     self._alive()
             copy.write(_COPY_TRAILER)
 

@@ -310,3 +310,17 @@ def test_the_pace_is_the_body_s_and_not_the_connection_s(served: Served) -> None
             time.sleep(WINDOW_SECONDS * 0.5)
             connection.sendall(body[50:])
             assert read_answer(connection)[0] == expected
+
+
+def test_many_refused_clients_that_send_on_slowly_hold_nobody_up(served: Served) -> None:
+    clients = [served.connect() for _ in range(40)]
+    try:
+        for client in clients:
+            client.sendall(head(f"Content-Length: {MAX_BYTES}") + HEAD)
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert httpx.get(f"{served.url}/healthz", timeout=20).status_code == 200
+        assert time.monotonic() - started < 1.5
+    finally:
+        for client in clients:
+            client.close()

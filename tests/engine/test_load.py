@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,32 @@ def test_rows_that_the_database_refuses_cost_only_themselves(workshop: Workshop,
     found = look.batch(batch.id)
     assert (found.row_count_valid, found.row_count_inserted, found.row_count_invalid) == (997, 997, 3)
     assert look.rows("SELECT sum(judgment_amount) FROM public.judgments") == [(Decimal("4985.00"),)]
+
+
+class WritesLittle(io.FileIO):
+    """An unbuffered file on a disk that takes a few bytes at a time, as the system may at any moment."""
+
+    def write(self, octets: Any, /) -> int:
+        return super().write(memoryview(octets)[:1000])
+
+
+def test_a_short_write_of_the_spool_loses_nothing(
+    workshop: Workshop, send: Sender, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, open_ = [], Path.open
+
+    def open_short(path: Path, mode: str = "r", **how: Any) -> Any:
+        if path.name != "rows":
+            return open_(path, mode, **how)
+        opened.append(WritesLittle(path, mode.replace("b", "")))
+        return opened[-1]
+
+    batch = send(clean_file(40_000))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", open_short)
+        assert intake.ingest(workshop, batch.id) is State.COMPLETED
+    assert len(opened) == 1
+    assert look.rows("SELECT count(DISTINCT row_index) FROM public.judgments") == [(40_000,)]
 
 
 def test_a_full_disk_ends_the_attempt_and_loses_nothing(

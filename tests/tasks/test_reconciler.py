@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 from celery import Celery
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from app.batch import State
 from app.local.valkey import Valkey
 from app.settings import Settings
-from app.store import batches
+from app.store import batches, judgments
 from tasks import process
 from tasks.reconciler import Reconciler, hand_over, sign_off
 from tests.conftest import Look, Sender
@@ -77,6 +79,23 @@ class TestWithABroker:
         with reconciling(celery):
             assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
 
+    def test_a_batch_that_its_stopped_worker_has_locked_is_hinted_at_once(
+        self, celery: Celery, queues: Queues, send: Sender, look: Look
+    ) -> None:
+        """As one that stands still between its last statement and its commit."""
+        batch = send(clean_file(2))
+        with process.engine().begin() as connection:
+            batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
+        look.expire(batch.id)
+        stopped = process.engine().connect()
+        judgments.begin_load(stopped, batch.id, 1)
+        stopped.execute(text("UPDATE intake.batches SET rows_processed = 2 WHERE id = :id"), {"id": batch.id})
+        with reconciling(celery):
+            assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
+        with pytest.raises(OperationalError):
+            stopped.execute(text("SELECT 1"))
+        stopped.close()
+
     def test_it_keeps_the_workers_row_and_takes_it_away_at_the_end(self, celery: Celery, look: Look) -> None:
         seen = "SELECT name, pid, queues, concurrency, broker_seen_at IS NOT NULL FROM ops.workers"
         with reconciling(celery):
@@ -131,6 +150,13 @@ class TestWithoutABroker:
     ) -> None:
         with begun(dataclasses.replace(settings, redis_url=hung_broker.url), monkeypatch) as celery:
             self.assert_works_by_itself(celery, send, look)
+
+    def test_a_full_broker_is_none(self, celery: Celery, queues: Queues, send: Sender, look: Look) -> None:
+        queues.client.config_set("maxmemory", 1)
+        try:
+            self.assert_works_by_itself(celery, send, look)
+        finally:
+            queues.client.config_set("maxmemory", 0)
 
     def test_what_it_could_not_hint_does_not_count_as_hinted(
         self, settings: Settings, dead_port: int, monkeypatch: pytest.MonkeyPatch, send: Sender, look: Look

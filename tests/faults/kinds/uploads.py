@@ -1,0 +1,181 @@
+"""What clients do: all at once, too slowly, half; and blobs that are not what they were."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.faults.files import KnownFile
+from tests.faults.rounds import Fault
+from tests.faults.scene import Scene
+from tests.faults.stack import Stack, until
+
+AT_ONCE = 20
+SLOW = 200
+
+
+class SameFileAtOnce(Fault):
+    """Twenty clients upload the same file in the same moment."""
+
+    name = f"the same file uploaded {AT_ONCE} times at once"
+
+    def inject(self, scene: Scene) -> None:
+        file = scene.file()
+        together = threading.Barrier(AT_ONCE)
+        answers: list[httpx.Response] = []
+
+        def send() -> None:
+            together.wait()
+            with httpx.Client(headers=dict(scene.stack.http.headers), timeout=60, trust_env=False) as client:
+                answers.append(
+                    client.post(
+                        scene.stack.info["web"] + "/api/v1/intake/upload",
+                        files={"file": (file.name, file.content)},
+                    )
+                )
+
+        senders = [threading.Thread(target=send) for _ in range(AT_ONCE)]
+        scene.strike()
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join(60)
+        statuses = sorted(answer.status_code for answer in answers)
+        ids = {answer.json()["batch_id"] for answer in answers if answer.status_code in (200, 202)}
+        assert len(ids) == 1, statuses
+        scene.accept(ids.pop(), file)
+        scene.fired.append(f"{len(answers)} answers, of which {statuses.count(202)} made a batch")
+        assert statuses == [200] * (AT_ONCE - 1) + [202], statuses
+        assert scene.stack.rows("SELECT count(*) FROM intake.batches WHERE file_hash = %s", file.file_hash) == [(1,)]
+
+
+class SlowDrip(Fault):
+    """Two hundred uploads that come a byte at a time: others are served, and files are taken again afterwards."""
+
+    name = f"{SLOW} slow-drip uploads"
+    outage = True
+
+    def inject(self, scene: Scene) -> None:
+        stack = scene.stack
+        file = scene.file(100)
+        head, body = _request(stack, file)
+        dripping = [_connection(stack) for _ in range(SLOW)]
+        try:
+            for place, drip in enumerate(dripping):
+                drip.sendall(head + body[: 200 + place % 7])
+            scene.strike()
+            asked = []
+            for turn in range(8):
+                for drip in dripping:
+                    with contextlib.suppress(OSError):
+                        drip.send(body[300 + turn : 301 + turn])
+                began = time.monotonic()
+                assert stack.http.get("/healthz", timeout=10).status_code == 200
+                stack.http.get("/api/v1/intake/batches?limit=1", timeout=10).raise_for_status()
+                asked.append(time.monotonic() - began)
+                time.sleep(0.1)
+            busy = scene.post(scene.file(100))
+            refused = sum(_answer_of(drip).startswith(b"HTTP/1.1 503") for drip in dripping)
+        finally:
+            for drip in dripping:
+                drip.close()
+        if refused and refused < SLOW:
+            scene.fired.append(
+                f"{SLOW - refused} uploads dripped, {refused} were refused, others asked within {max(asked):.2f} s"
+            )
+        assert busy.status_code in (202, 503), busy.text
+        scene.heal()
+        until(lambda: scene.post(file).status_code in (200, 202), 40, "a file is taken again")
+
+
+class ClientGone(Fault):
+    """A client breaks off in the midst of its file."""
+
+    name = "client gone in mid-upload"
+
+    def inject(self, scene: Scene) -> None:
+        stack = scene.stack
+        file = scene.file(width=300)
+        head, body = _request(stack, file)
+        client = _connection(stack)
+        client.sendall(head + body[: len(body) // 2])
+        incoming = stack.blob_disk.folder / "incoming"
+        until(lambda: any(path.stat().st_size for path in incoming.iterdir()), 10, "half of the file has come")
+        scene.strike("the connection was reset with half of a file written")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        until(lambda: not self._left(scene, file), 10, "nothing is left of it")
+        assert stack.rows("SELECT 1 FROM intake.batches WHERE file_hash = %s", file.file_hash) == []
+        scene.upload(file)
+
+    def _left(self, scene: Scene, file: KnownFile) -> bool:
+        incoming = scene.stack.blob_disk.folder / "incoming"
+        with contextlib.suppress(FileNotFoundError):
+            return any(path.stat().st_size > len(file.content) // 4 for path in incoming.iterdir())
+        return True
+
+
+class BlobSpoilt(Fault):
+    """The stored file is gone, or is another: the batch fails, and is completed once the file was uploaded again."""
+
+    def __init__(self, name: str, *, missing: bool) -> None:
+        self.name = name
+        self._missing = missing
+
+    def inject(self, scene: Scene) -> None:
+        stack, file = scene.stack, scene.file()
+        with stack.workers_still():
+            batch_id = scene.upload(file)
+            (blob,) = stack.blob_disk.folder.rglob(file.file_hash)
+            scene.strike()
+            if self._missing:
+                blob.unlink()
+            else:
+                octets = bytearray(file.content)
+                octets[octets.index(b"Qvornzell")] ^= 1
+                blob.write_bytes(octets)
+        scene.expect(batch_id, status="failed", code="INTEGRITY_ERROR")
+        scene.wait(self.within)
+        if scene.batch(batch_id)["rejection_code"] == "INTEGRITY_ERROR":
+            scene.fired.append(f"the blob was {'missing' if self._missing else 'altered'} when it was read")
+        scene.expect(batch_id, status="completed", code=None)
+        again = scene.post(file)
+        assert (again.status_code, again.json()["batch_id"]) == (200, batch_id)
+        stack.http.post(f"/api/v1/intake/batches/{batch_id}/retry", json={}).raise_for_status()
+        scene.look_again(batch_id)
+
+
+def _connection(stack: Stack) -> socket.socket:
+    parts = urlsplit(stack.info["web"])
+    return socket.create_connection((parts.hostname, parts.port or 80), timeout=10)
+
+
+def _request(stack: Stack, file: KnownFile) -> tuple[bytes, bytes]:
+    """An upload as its head and its body."""
+    request = httpx.Request(
+        "POST",
+        stack.info["web"] + "/api/v1/intake/upload",
+        headers=dict(stack.http.headers),
+        files={"file": (file.name, file.content)},
+    )
+    body = request.read()
+    lines = [f"{name}: {value}" for name, value in request.headers.items()]
+    return "\r\n".join(["POST /api/v1/intake/upload HTTP/1.1", *lines, "", ""]).encode(), body
+
+
+def _answer_of(client: socket.socket) -> bytes:
+    """What has come so far."""
+    client.setblocking(False)
+    with contextlib.suppress(OSError):
+        return client.recv(100)
+    return b""
+
+
+_ = Callable
