@@ -22,7 +22,7 @@ it. In a checkout the command is `.venv/bin/dragonfly`.
 
 def commands(command: click.Command, parent: click.Context | None = None) -> Iterator[tuple[str, click.Command]]:
     """The command and those below it, each with its full name, a group before its own."""
-    context = click.Context(command, parent, info_name=command.name)
+    context = click.Context(command, parent, info_name=command.name, **command.context_settings)
     yield context.command_path, command
     if isinstance(command, click.Group):
         for name in command.list_commands(context):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import structlog
 from sqlalchemy import Engine, text
 
 from app import intake
@@ -47,6 +51,21 @@ TABLES = (
 """What a test may fill, in the order in which it is emptied; the error catalogue belongs to the migrations."""
 LARGE_BYTES = 16 * 1024 * 1024
 """Tables beyond this are truncated; below it deleting is ten times as fast."""
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """A test, or a command that it runs, may set up logging: the next one finds it as it is without that."""
+    structlog.reset_defaults()
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.fixture(scope="session")

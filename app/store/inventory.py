@@ -59,7 +59,8 @@ _INDEXES = {
         batches_unfinished_idx batches_failed_idx batches_completed_at_idx row_errors_code_idx
         row_conflicts_differing_idx error_tallies_last_seen_idx error_tallies_spread_idx""",
     "ops": """
-        alerts_sent_at_idx alerts_waiting_idx sentinel_flips_check_idx sentinel_runs_started_at_idx""",
+        alerts_sent_at_idx alerts_waiting_idx sentinel_flips_check_idx sentinel_runs_started_at_idx
+        sign_in_links_expires_at_idx ended_sessions_expires_at_idx""",
 }
 _TRIGGERS = {
     "intake.batches": "guard_batch keep_batch_of_judgments drop_conflicts_of_batch",
@@ -73,6 +74,8 @@ _PERSONAL = (
     "intake.error_totals",
     "public.judgments",
     "ops.api_keys",
+    "ops.sign_in_links",
+    "ops.ended_sessions",
     "ops.workers",
 )
 _OPS_VIEWS = [view for view in VIEWS if view.startswith("ops.")]

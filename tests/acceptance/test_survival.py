@@ -58,7 +58,9 @@ def stands_once(pipeline: Pipeline, batch: Document, rows: int) -> None:
 
 def changes_of(pipeline: Pipeline, batch_id: str) -> list[tuple[str | None, str, str]]:
     """What the log tells of the batch's way: from, to, why."""
-    told = [json.loads(line.partition(" | ")[2]) for line in pipeline.log.read_text().splitlines() if batch_id in line]
+    lines = [line.partition(" | ")[2] for line in pipeline.log.read_text().splitlines() if batch_id in line]
+    # PostgreSQL's own lines are none of JSON.
+    told = [json.loads(line) for line in lines if line.startswith("{")]
     return [(line["from"], line["to"], line["why"]) for line in told if line["event"] == "batch changed"]
 
 

@@ -23,7 +23,6 @@ DONE = "Batch Complete. 400,000 Rows Ingested."
 PATIENCE = 90_000
 LONGEST_TASK_MS = 100
 MANY = 100_000
-PASSES = 3
 
 
 @pytest.fixture
@@ -192,18 +191,11 @@ def scroll_through(page: Page, address: str) -> tuple[float, float]:
 
 
 def test_a_hundred_thousand_errors_scroll_without_a_long_task(page: Page, stack: Pipeline, picture: Picture) -> None:
-    """A long task is measured by the clock, so a busy machine lengthens it: what the page itself causes is there in each of
-    three passes, and its processor time is held to the same limit in every pass."""
+    """By the processor's time: by the clock a busy machine lengthens every task, and says nothing about the page."""
     content = file_with_errors(MANY, MANY, seed=9, start=90_000_000)
     batch = stack.ingest(content, "all-wrong.csv", error_threshold_percent="100")
     assert batch["row_count_invalid"] == MANY
-    by_clock = []
-    for _ in range(PASSES):
-        clock, processor = scroll_through(page, f"/batches/{batch['batch_id']}")
-        print(f"longest task {clock:.0f} ms by the clock, {processor:.0f} ms of processor time")
-        assert processor <= LONGEST_TASK_MS
-        by_clock.append(clock)
-        if clock <= LONGEST_TASK_MS:
-            break
+    clock, processor = scroll_through(page, f"/batches/{batch['batch_id']}")
+    print(f"longest task {clock:.0f} ms by the clock, {processor:.0f} ms of processor time")
+    assert 0 < processor <= LONGEST_TASK_MS
     picture(page, "errors-100000")
-    assert min(by_clock) <= LONGEST_TASK_MS, by_clock

@@ -328,6 +328,13 @@ def environment_reads(source: str) -> list[int]:
     return lines
 
 
+READERS = (
+    REPOSITORY / "app" / "settings.py",
+    # The build hook runs where nothing of the package is installed yet, and only completes npm's PATH.
+    REPOSITORY / "app" / "dashboard" / "build_hook.py",
+)
+
+
 class TestOnlyReader:
     @pytest.mark.parametrize("read", ["os.environ['A']", "os.getenv('A')", "from os import environ", "import dotenv"])
     def test_a_read_of_the_environment_is_seen(self, read: str) -> None:
@@ -342,7 +349,7 @@ class TestOnlyReader:
             for package in ("app", "tasks", "monitoring")
             for path in sorted((REPOSITORY / package).rglob("*.py"))
             for line in environment_reads(path.read_text(encoding="utf-8"))
-            if path != REPOSITORY / "app" / "settings.py"
+            if path not in READERS
         ]
         assert readers == []
 
