@@ -37,7 +37,7 @@ class Point(StrEnum):
     COMMITTED = "committed"
     """The batch is done; its message is not acknowledged."""
     RECONCILING = "reconciling"
-    """Batches count as hinted; their hints are not sent."""
+    """Batches are to be hinted: noted, not committed, and no hint is sent."""
 
 
 def use(folder: Path | None) -> None:

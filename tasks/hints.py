@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -56,12 +56,6 @@ class Publisher:
             log.warning("hint not sent", batch_id=str(batch_id), problem=type(problem).__name__)
             return False
         return True
-
-
-def publish(celery: Celery, batch_id: UUID, priority: str) -> bool:
-    """Send one hint on a connection of its own; False where the broker does not take it within its timeouts."""
-    with closing(Publisher(celery)) as publisher:
-        return publisher.publish(batch_id, priority)
 
 
 def waiting(celery: Celery) -> int | None:

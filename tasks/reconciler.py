@@ -10,8 +10,8 @@ import os
 import socket
 import threading
 import time
+from contextlib import closing
 from typing import Any
-from uuid import UUID
 
 import structlog
 from celery import bootsteps
@@ -25,7 +25,7 @@ from app.store import batches, workers
 from monitoring import disk
 from tasks import process
 from tasks.app import QUEUES
-from tasks.hints import publish, waiting
+from tasks.hints import Publisher, waiting
 from tasks.sentinel import Watch
 
 log = structlog.get_logger()
@@ -110,25 +110,28 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         if in_queues is not None and in_queues < _ENOUGH_WAITING:
             with engine.begin() as connection:
                 ended = batches.end_stale_backends(connection)
-                due = batches.take_unhinted(connection)
             if ended:
                 log.warning("stale connections ended", connections=ended)
             # A broker that is full tells how long its queues are, and takes nothing.
-            answers = self._hint(parent, due)
+            answers = self._hint(parent)
         self._broker_answers = answers
         if not answers:
             self._work_without_broker()
 
-    def _hint(self, parent: Any, due: list[tuple[UUID, str]]) -> bool:
-        """Publish; what the broker does not take counts as unhinted again. Whether it has taken all."""
-        if due:
-            pause.at(Point.RECONCILING)
-        for number, (batch_id, priority) in enumerate(due):
-            if not publish(parent.app, batch_id, priority):
-                with process.engine().begin() as connection:
-                    for unsent, _ in due[number:]:
-                        batches.forget_hint(connection, unsent)
-                return False
+    def _hint(self, parent: Any) -> bool:
+        """Hint at what is due, and note it; nothing is noted where the broker does not take all. Whether it has.
+
+        The note is committed after the last hint: a worker that is killed in between has noted nothing, and the next
+        one need not wait for a hint that was never sent.
+        """
+        with process.engine().connect() as connection, connection.begin() as transaction:
+            due = batches.take_unhinted(connection)
+            if due:
+                pause.at(Point.RECONCILING)
+            with closing(Publisher(parent.app)) as publisher:
+                if not all(publisher.publish(batch_id, priority) for batch_id, priority in due):
+                    transaction.rollback()
+                    return False
         if due:
             log.info("hinted again", batches=len(due))
             process.repaired("hinted", len(due))

@@ -30,6 +30,8 @@ FIRST_BACKOFF_SECONDS = 1
 LONGEST_BACKOFF_SECONDS = 60
 HINT_PATIENCE_SECONDS = 30
 """How long a published hint may take before the reconciler publishes it again."""
+_HINTING_SECONDS = 10
+"""Far more than the broker takes for the hints, or for its timeouts."""
 
 
 class LostClaimError(Exception):
@@ -330,10 +332,15 @@ def release_all_of(connection: Connection, owner_prefix: str) -> list[Batch]:
 
 
 def take_unhinted(connection: Connection, *, limit: int = 100) -> list[tuple[UUID, str]]:
-    """Claimable batches whose hint is missing or 30 s old, with their priority; they count as hinted from now.
+    """Claimable batches whose hint is missing or 30 s old, with their priority; they count as hinted from the commit on.
 
-    Several reconcilers share the work: each skips what another one has locked.
+    Several reconcilers share the work: each skips what another one has locked. A claim waits for the commit, and the
+    server ends a transaction whose reconciler stands still, so that nobody waits for long.
     """
+    connection.execute(
+        text("SELECT set_config('idle_in_transaction_session_timeout', :most, true)"),
+        {"most": f"{_HINTING_SECONDS}s"},
+    )
     rows = connection.execute(
         text(
             f"""

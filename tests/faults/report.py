@@ -30,7 +30,7 @@ compares the database with the files, cell by cell. A round that does not fire f
 
 | invariant, checked after every round | by |
 |---|---|
-| I1 every upload answered 202 reaches a terminal state | waiting for it, at most 60 s (75 s where a hint's 30 s have to pass, 90 s where the database restarts) |
+| I1 every upload answered 202 reaches a terminal state | waiting for it, at most 60 s (90 s where the database restarts) |
 | I2 inserted + duplicate + invalid = rows in the file, rows and dollars | every row of the file has one fate: a judgment with its own cells, a row error, or a conflict |
 | I3 no judgment twice | case numbers of the file that stand more than once, row indexes that do |
 | I4 none missing | case numbers of the file that do not stand |

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from app.local.valkey import Valkey
 from app.settings import Settings
-from tasks.hints import CAPACITY, Hinter, Publisher, publish
+from tasks.hints import CAPACITY, Hinter, Publisher
 from tests.tasks.conftest import Queues, begun
 
 logging.getLogger("celery").setLevel(logging.CRITICAL)
@@ -94,7 +94,7 @@ class TestADeadBroker:
 
     def test_publishing_gives_up_within_its_timeouts(self, celery: Celery) -> None:
         began = time.monotonic()
-        assert not publish(celery, uuid4(), "normal")
+        assert not Publisher(celery).publish(uuid4(), "normal")
         assert time.monotonic() - began < 6
 
     def test_every_hint_that_was_not_taken_is_told_of(self, celery: Celery, hinter_of: Hinters) -> None:
@@ -133,7 +133,7 @@ class TestAHungBroker:
 
     def test_publishing_gives_up_within_its_timeouts(self, celery: Celery) -> None:
         began = time.monotonic()
-        assert not publish(celery, uuid4(), "normal")
+        assert not Publisher(celery).publish(uuid4(), "normal")
         assert time.monotonic() - began < 10
 
     def test_the_hint_is_told_of(self, celery: Celery, hinter_of: Hinters) -> None:

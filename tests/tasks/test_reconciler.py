@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from celery import Celery
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.batch import State
 from app.local.valkey import Valkey
@@ -189,3 +189,37 @@ class TestWithoutADatabase:
         with reconciling(celery):
             assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
         assert len(failures) == 2
+
+
+class TestAWorkerThatStandsStill:
+    def test_it_holds_no_batch_for_longer_than_its_transaction_may_idle(
+        self, celery: Celery, send: Sender, look: Look, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batches, "_HINTING_SECONDS", 1)
+        batch = send(clean_file(2))
+        hinted(look, 60)
+        stopped = process.engine().connect()
+        assert batches.take_unhinted(stopped) == [(batch.id, "normal")]
+        time.sleep(1.5)
+        with process.engine().begin() as connection:
+            assert batches.take_unhinted(connection) == [(batch.id, "normal")]
+        with pytest.raises(SQLAlchemyError):
+            stopped.execute(text("SELECT 1"))
+        stopped.close()
+
+    def test_killed_before_its_hints_it_has_noted_nothing(
+        self, celery: Celery, queues: Queues, send: Sender, look: Look, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch = send(clean_file(2))
+        hinted(look, None)
+        sent = []
+
+        def dies_once(*_: object) -> None:
+            sent.append(1)
+            if len(sent) == 1:
+                raise ZeroDivisionError("killed")
+
+        monkeypatch.setattr("tasks.reconciler.pause.at", dies_once)
+        with reconciling(celery):
+            assert_soon(lambda: queues.ids("normal") == [str(batch.id)], within=5)
+        assert len(sent) == 2

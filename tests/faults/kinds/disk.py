@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
-import time
+from collections.abc import Iterator
 
 import psutil
 
@@ -118,7 +118,7 @@ def _refused(scene: Scene, file: KnownFile, status: int) -> None:
 
 
 @contextlib.contextmanager
-def _no_files_above(size: int, pids: list[int]):  # type: ignore[no-untyped-def]
+def _no_files_above(size: int, pids: list[int]) -> Iterator[None]:
     """RLIMIT_FSIZE of these processes, until the block is left."""
     before = {}
     for pid in pids:
@@ -131,4 +131,3 @@ def _no_files_above(size: int, pids: list[int]):  # type: ignore[no-untyped-def]
         for pid, limits in before.items():
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
-        time.sleep(0)

@@ -40,10 +40,9 @@ class KillAt(Fault):
 
 
 class KillInReconciler(Fault):
-    """kill -9 of a worker whose reconciler has marked a batch as hinted and not hinted it."""
+    """kill -9 of a worker whose reconciler has found a batch and is about to hint at it."""
 
     name = "kill -9 in the reconciler"
-    within = 75.0
 
     def prepare(self, scene: Scene) -> None:
         self.batch_id = scene.placed(Point.CLAIMED)
@@ -54,12 +53,10 @@ class KillInReconciler(Fault):
     def inject(self, scene: Scene) -> None:
         # Whoever finds the lease run out.
         pid = scene.stack.held(Point.RECONCILING, "")
-        ((hinted,),) = scene.stack.rows("SELECT hinted_at IS NOT NULL FROM intake.batches WHERE id = %s", self.batch_id)
         scene.strike()
         gone = kill(pid)
-        if hinted and scene.batch(self.batch_id)["fence"] == 1:
-            scene.fired.append(f"hinted and not sent, {gone}")
-        scene.pass_patience()
+        if scene.batch(self.batch_id)["fence"] == 1:
+            scene.fired.append(f"held at {Point.RECONCILING}, {gone}")
 
     def outcome(self, scene: Scene) -> None:
         assert scene.batch(self.batch_id)["attempts"] == 2

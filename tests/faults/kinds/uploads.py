@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import httpx
@@ -176,6 +175,3 @@ def _answer_of(client: socket.socket) -> bytes:
     with contextlib.suppress(OSError):
         return client.recv(100)
     return b""
-
-
-_ = Callable

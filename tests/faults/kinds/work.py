@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from app.pause import Point
 from tests.faults.files import Maker
 from tests.faults.rounds import Fault
 from tests.faults.scene import Scene
-from tests.faults.stack import NotThereError, Worker, kill, still, until
+from tests.faults.stack import NotThereError, Worker, kill, until
 
 HINTS = 10
 OVERLAPPING = 4
@@ -132,12 +133,12 @@ class BeatDead(Fault):
 
 
 class TwoBeats(Fault):
-    """A second beat beside the first, which is then killed: one fires at any time."""
+    """A second beat beside the first: it stands by, and one alone holds the lock of the one that fires."""
 
     name = "two beats"
 
     def __init__(self) -> None:
-        self._second: psutil.Popen | None = None
+        self._second: subprocess.Popen[bytes] | None = None
 
     def inject(self, scene: Scene) -> None:
         stack = scene.stack
@@ -150,8 +151,6 @@ class TwoBeats(Fault):
                 env={**stack.env, "DRAGONFLY_HOME": str(stack.home)},
                 output=output,
             )
-        said = len(log.read_text())
-        del said
         until(lambda: "another beat is at work" in log.read_text(), 60, "the second beat stands by")
         scene.strike("the second beat stood by")
         scene.upload()
@@ -247,6 +246,3 @@ def _beats_since(scene: Scene, moment: float | None) -> bool:
         "SELECT extract(epoch FROM now() - max(seen_at)) FROM ops.heartbeats WHERE name = 'beat'"
     )
     return age is not None and float(age) < time.monotonic() - moment
-
-
-__all__ = ["still"]
