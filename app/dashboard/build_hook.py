@@ -74,7 +74,13 @@ def npm(folder: Path, *arguments: str) -> None:
     programs = _wheel() / "bin"
     command = [str(programs / "node"), str(_wheel() / "lib/node_modules/npm/bin/npm-cli.js"), *arguments]
 
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}", "NO_COLOR": "1"}
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        "NO_COLOR": "1",
+        # As pip does: behind a company's proxy its certificate is in the system's store, not in node's own.
+        "NODE_USE_SYSTEM_CA": "1",
+    }
     ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if ran.returncode != 0:
         said = (ran.stdout + ran.stderr)[-4000:]
