@@ -31,6 +31,8 @@ class Fault:
     """Seconds from the strike in which every batch must have its verdict."""
     outage = False
     """All senders are struck, so nobody sends beside it."""
+    strikes_all = False
+    """Others send, but every worker is struck in its turn: their times are not those of bystanders."""
 
     def prepare(self, scene: Scene) -> None:
         """Bring the stack to where it is to be struck."""
@@ -131,7 +133,7 @@ class Campaign:
             resumed=scene.resumed_seconds(),
             terminal=scene.terminal_seconds(),
             uploads=scene.upload_seconds,
-            others=[other.seconds for other in meanwhile if not other.struck],
+            others=[other.seconds for other in meanwhile if not (other.struck or fault.strikes_all)],
             reads=self.reader.reads - reads,
             seconds=time.monotonic() - began,
         )

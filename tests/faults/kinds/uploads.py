@@ -124,6 +124,8 @@ class ClientGone(Fault):
 class BlobSpoilt(Fault):
     """The stored file is gone, or is another: the batch fails, and is completed once the file was uploaded again."""
 
+    strikes_all = True
+
     def __init__(self, name: str, *, missing: bool) -> None:
         self.name = name
         self._missing = missing

@@ -33,7 +33,7 @@ class Undisturbed(Fault):
 
     def inject(self, scene: Scene) -> None:
         scene.strike("nothing struck, as intended")
-        for _ in range(4):
+        for _ in range(12):
             scene.wait(self.within, [scene.upload()])
 
 
@@ -174,6 +174,7 @@ class RollingRestart(Fault):
 
     name = "rolling restart under load"
     within = 90.0
+    strikes_all = True
 
     def inject(self, scene: Scene) -> None:
         stack = scene.stack
