@@ -25,7 +25,7 @@ class Host:
         self._lan = lan
         self._space = f"{lan.prefix}-{name}"
         self._cable = f"cable{number}"
-        self._running: list[subprocess.Popen[bytes]] = []
+        self._running: list[tuple[subprocess.Popen[bytes], signal.Signals]] = []
         _ip("netns", "add", self._space)
         _ip("-n", lan.space, "link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", self._space)
         _ip("-n", lan.space, "link", "set", self._cable, "master", "bridge", "up")
@@ -53,7 +53,7 @@ class Host:
             process = spawn(
                 self.command(command), env=env, output=output, input_text=input_text, death_signal=death_signal
             )
-        self._running.append(process)
+        self._running.append((process, death_signal))
         return process
 
     def run(self, *command: str) -> str:
@@ -71,10 +71,9 @@ class Host:
             _ip("-n", self._lan.space, "link", "set", self._cable, "up")
 
     def remove(self) -> None:
-        for process in reversed(self._running):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in self._running:
+        for process, death_signal in reversed(self._running):
+            process.send_signal(death_signal)
+        for process, _ in self._running:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:

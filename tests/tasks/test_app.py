@@ -20,7 +20,7 @@ from app.batch import PRIORITIES, State
 from app.settings import Settings, SettingsError
 from tasks import process
 from tasks.app import QUEUES, WATCH_QUEUE, configure
-from tasks.hints import Hinter, publish
+from tasks.hints import Hinter, Publisher
 from tests.conftest import Sender
 from tests.factories import csv_bytes, judgment_cells
 from tests.tasks.conftest import Queues
@@ -94,7 +94,7 @@ class TestMessages:
     @pytest.mark.parametrize("priority", PRIORITIES)
     def test_a_hint_is_an_id_in_the_queue_of_its_priority(self, celery: Celery, queues: Queues, priority: str) -> None:
         batch_id = uuid4()
-        assert publish(celery, batch_id, priority)
+        assert Publisher(celery).publish(batch_id, priority)
         (message,) = queues.raw(priority)
         (body,) = queues.bodies(priority)
         assert body == [[str(batch_id)], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
@@ -103,7 +103,7 @@ class TestMessages:
         assert message["content-type"] == "application/json"
 
     def test_a_queue_that_does_not_exist_is_not_made(self, celery: Celery, queues: Queues) -> None:
-        assert not publish(celery, uuid4(), "urgent")
+        assert not Publisher(celery).publish(uuid4(), "urgent")
         assert queues.raw("urgent") == []
 
     def test_no_cell_of_a_row_and_no_file_name_is_in_any_message(
@@ -158,4 +158,4 @@ def test_kombus_own_errors_are_what_publish_answers_for(celery: Celery, monkeypa
         raise OperationalError("OOM command not allowed when used memory > 'maxmemory'.")
 
     monkeypatch.setattr(celery, "send_task", refuse)
-    assert not publish(celery, uuid4(), "normal")
+    assert not Publisher(celery).publish(uuid4(), "normal")
