@@ -23,7 +23,9 @@ BYTES_PER_SECOND = 1024
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_SECONDS = 2.0
 _DRAINING = 4
-"""So many refused clients are read on at once; the next ones may find the connection closed before their answer."""
+"""So many refused clients are waited for at once; of the next ones only what has come is read, and who sends on may find
+the connection closed before the answer."""
+_GLANCE_SECONDS = 0.02
 _STEP = 64 * 1024
 SMALL_BODY_BYTES = 1024 * 1024
 
@@ -126,11 +128,11 @@ def watch_pace(app: Flask, window: float = WINDOW_SECONDS) -> None:
 
     def drain(source: IO[bytes], paced: PacedSocket, sock: socket.socket) -> None:
         # Many that are refused at once, and send on slowly, would hold every thread of the server.
-        ended = False
-        if draining.acquire(blocking=False):
-            try:
-                ended = _drain(source, paced)
-            finally:
+        patient = draining.acquire(blocking=False)
+        try:
+            ended = _drain(source, paced, _DRAIN_SECONDS if patient else _GLANCE_SECONDS)
+        finally:
+            if patient:
                 draining.release()
         if not ended:
             # Else the server would read on by itself, to keep the connection for another request.
@@ -182,12 +184,12 @@ def _unreader(source: Any) -> Any:
     return getattr(reader, "unreader", None) or getattr(getattr(reader, "req", None), "unreader", None)
 
 
-def _drain(source: IO[bytes], paced: PacedSocket) -> bool:
+def _drain(source: IO[bytes], paced: PacedSocket, seconds: float) -> bool:
     """Throw away what the client still sends, within limits. A connection closed with unread bytes loses the answer.
 
     Whether the body came to its end.
     """
-    paced.allow(_DRAIN_SECONDS)
+    paced.allow(seconds)
     left = _DRAIN_BYTES
     # The client is gone, or too slow to be waited for: the server closes the connection either way.
     with contextlib.suppress(Exception):
