@@ -109,7 +109,11 @@ def test_the_workers_counts_are_what_its_children_have_done(pipeline: Pipeline, 
 
 
 def test_every_name_that_a_rule_or_a_panel_asks_for_is_in_the_live_scrape(pipeline: Pipeline, fed: Samples) -> None:
-    # A canary goes round in the first minute.
+    # A canary goes round in the first minute. The collector comes by within the hour, for which nobody waits here.
+    pipeline.rows(
+        "INSERT INTO ops.leftovers (kind, passed_at) VALUES ('blob', now())"
+        " ON CONFLICT (kind) DO UPDATE SET passed_at = now() RETURNING kind"
+    )
     deadline = time.monotonic() + 90
     while True:
         shown = {

@@ -161,10 +161,17 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def do_POST(self) -> None:
+        self._is_under_way = True
         self.server.stub.under_way(1)
         try:
             self._serve()
         finally:
+            self._has_ended()
+
+    def _has_ended(self) -> None:
+        """Once, and before the answer has gone out: its reader may send the next message at once."""
+        if getattr(self, "_is_under_way", False):
+            self._is_under_way = False
             self.server.stub.under_way(-1)
 
     def _serve(self) -> None:
@@ -181,6 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if behaviour.after and self.server.ending.wait(behaviour.after):
             return
+        self._has_ended()
         self.send_response(behaviour.status)
         for name, value in behaviour.headers.items():
             self.send_header(name, value)
