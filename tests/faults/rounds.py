@@ -85,7 +85,7 @@ class Campaign:
         self.stack = stack
         self.short = short
         self.reader = Reader(stack)
-        self.others = Others(stack)
+        self.others = Others(stack, short=short)
         self.leaks = Leaks(stack)
 
     def close(self) -> None:
