@@ -37,6 +37,8 @@ def commands_as_markdown() -> str:
     for name, command in commands(dragonfly):
         context = click.Context(command, info_name=name, terminal_width=_WIDTH, max_content_width=_WIDTH)
         context.help_option_names = ["-h", "--help"]
+        # click keeps the option as whoever asked first has named it.
+        command._help_option = None
         lines += [f"## {name}", "", "```text", command.get_help(context), "```", ""]
     return "\n".join(lines)
 
