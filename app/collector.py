@@ -16,6 +16,8 @@ import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import pause
+from app.pause import Point
 from app.store import batches, leftovers
 from app.store.blobs import StorageError, key_of
 from app.store.leftovers import Kind
@@ -140,6 +142,7 @@ class Collector:
             self._tell(Kind.BLOB, stored)
             if self._dry:
                 return
+            pause.at(Point.COLLECTING, file_hash)
             self._store.set_aside(file_hash)
             try:
                 # Where this succeeds the transaction, and with it the lock, has lasted until the file was gone.

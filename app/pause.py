@@ -18,7 +18,7 @@ _folder: Path | None = None
 
 
 class Point(StrEnum):
-    """Where a process can be held. The subject is the batch's id; of an upload, that has none yet, the file's hash."""
+    """Where a process can be held. The subject is the batch's id; of a file that has no batch, its hash."""
 
     ARRIVED = "arrived"
     """An upload is complete, and not yet kept under its hash."""
@@ -36,6 +36,8 @@ class Point(StrEnum):
     """The last statement has run; nothing is committed."""
     COMMITTED = "committed"
     """The batch is done; its message is not acknowledged."""
+    COLLECTING = "collecting"
+    """A stored file without a batch is to be removed: its hash is locked, and it is still in its place."""
     RECONCILING = "reconciling"
     """Batches are to be hinted: noted, not committed, and no hint is sent."""
 

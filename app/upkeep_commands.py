@@ -68,11 +68,13 @@ def collect(settings: Settings, *, dry_run: bool, as_json: bool) -> None:
     Uploads that were broken off leave them behind. None goes before it is COLLECT_AFTER_HOURS old. All files are
     looked at. Exit status 0: done. 2: could not ask.
     """
+    from app import pause
     from app.collector import Collector
     from app.store.blobs import StorageError
     from app.store.database import open_single
     from app.store.upkeep import open_upkeep
 
+    pause.use(settings.pause_folder)
     found: list[dict[str, Any]] = []
 
     def tell(kind: Kind, stored: Stored, age: dt.timedelta) -> None:

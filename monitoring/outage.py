@@ -6,6 +6,7 @@ import datetime as dt
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from monitoring.report import Finding, Level
 log = structlog.get_logger()
 
 _FILE = "sentinel.json"
+_LOCK_SECONDS, _GLANCE_SECONDS = 60.0, 0.1
+"""Longer than an alert takes to be sent, and tried again."""
 
 
 class Outage:
@@ -80,8 +83,22 @@ class Outage:
     def _opened(self) -> Iterator[IO[str]]:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file)
             yield file
+
+
+def _lock(file: IO[str]) -> None:
+    """Raises TimeoutError where whoever has the lock neither ends nor gives up: another process, or a call left behind."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(_GLANCE_SECONDS)
+        else:
+            return
 
 
 def _read(file: IO[str]) -> dict[str, Any] | None:

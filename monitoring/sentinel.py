@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeVar
 
 import structlog
 from sqlalchemy import Engine, text
@@ -17,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.settings import Settings, read_run_file
 from app.store import sentinel, watch
 from app.store.database import open_single
-from monitoring import discord, disk
+from monitoring import bounded, discord, disk
+from monitoring.bounded import IDLE_SECONDS
 from monitoring.checks import CHECKS, Broker, CannotRunError, Check, Scene, broker_finding
 from monitoring.outage import Outage
 from monitoring.recording import record
@@ -25,10 +24,7 @@ from monitoring.report import Finding, Level, Report
 from monitoring.schema_cache import SchemaCache
 
 log = structlog.get_logger()
-Found = TypeVar("Found")
 
-CHECK_SECONDS = 25.0
-"""A check that takes longer cannot run."""
 _STATEMENT_SECONDS = 10
 _NO_DATABASE = "PostgreSQL does not answer"
 
@@ -50,21 +46,16 @@ class Sentinel:
     def run(self, only: Collection[str] = tuple(CHECKS)) -> Report:
         """Run the checks, these only, and record nothing. Never raises: what cannot run is CRITICAL with its reason."""
         timestamp = dt.datetime.now(dt.UTC)
-        scene: Scene | None = None
-        problem = ""
         url = self.settings.database_url
         if url is None:
             problem = f"DATABASE_URL is not set and no local stack runs on {self.settings.home}"
         else:
-            engine = open_single(url)
+            engine = open_single(url, idle_seconds=IDLE_SECONDS)
             try:
-                scene = _bounded(lambda: self._look_around(engine))
+                scene = bounded.call(lambda: self._look_around(engine))
+                return Report(scene.now, self.settings.env, _judge_all(only, scene))
             except Exception as trouble:
                 problem = f"{_NO_DATABASE} ({_reason(trouble)})"
-        if scene is not None:
-            seen = scene
-            findings = [_judge(name, check, seen) for name, check in CHECKS.items() if name in only]
-            return Report(scene.now, self.settings.env, findings)
         findings = [
             broker_finding(self.broker)
             if name == "broker"
@@ -85,11 +76,12 @@ class Sentinel:
         if database.level is Level.CRITICAL:
             outage.tell(database, self.settings, webhook)
             return report
-        engine = open_single(self.settings.require_database_url())
+        engine = open_single(self.settings.require_database_url(), idle_seconds=IDLE_SECONDS)
+        took = round((time.monotonic() - began) * 1000)
         try:
-            outage.end(engine, self.settings.env)
-            record(engine, report, duration_ms=round((time.monotonic() - began) * 1000))
-        except SQLAlchemyError as trouble:
+            bounded.call(lambda: outage.end(engine, self.settings.env))
+            bounded.call(lambda: record(engine, report, duration_ms=took))
+        except (SQLAlchemyError, TimeoutError) as trouble:
             log.error("sentinel could not record", problem=_reason(trouble))
             outage.tell(
                 _cannot_run("database", f"the run could not be recorded: {_reason(trouble)}"), self.settings, webhook
@@ -102,7 +94,8 @@ class Sentinel:
         if webhook is None or url is None:
             return
         try:
-            discord.deliver(open_single(url), webhook, runbook_url=self.settings.runbook_url)
+            engine = open_single(url, idle_seconds=IDLE_SECONDS)
+            discord.deliver(engine, webhook, runbook_url=self.settings.runbook_url)
         except SQLAlchemyError as trouble:
             log.warning("alerts wait for the database", problem=_reason(trouble))
 
@@ -145,6 +138,23 @@ class Sentinel:
         return SchemaCache(self.settings.postgrest_url, self.settings.database_direct_url)
 
 
+def _judge_all(only: Collection[str], scene: Scene) -> list[Finding]:
+    """Each check's finding. Raises what the database does where it has ceased to answer: then none of them tells anything."""
+    findings = []
+    for name, check in CHECKS.items():
+        if name in only:
+            finding = _judge(name, check, scene)
+            if finding.details.get("cannot_run"):
+                bounded.call(lambda: _ask(scene.engine))
+            findings.append(finding)
+    return findings
+
+
+def _ask(engine: Engine) -> None:
+    with engine.connect() as connection:
+        watch.clock(connection)
+
+
 def _judge(name: str, check: Check, scene: Scene) -> Finding:
     def work() -> Finding:
         with scene.engine.begin() as connection:
@@ -152,7 +162,7 @@ def _judge(name: str, check: Check, scene: Scene) -> Finding:
             return check(dataclasses.replace(scene, connection=connection))
 
     try:
-        return _bounded(work)
+        return bounded.call(work)
     except Exception as problem:
         return _cannot_run(name, _reason(problem))
 
@@ -166,30 +176,9 @@ def _reason(problem: Exception) -> str:
     if isinstance(problem, CannotRunError | discord.WebhookError):
         return str(problem)
     if isinstance(problem, TimeoutError):
-        return f"no answer within {CHECK_SECONDS:g}s"
+        return f"no answer within {bounded.LONGEST_SECONDS:g}s"
     sqlstate = getattr(getattr(problem, "orig", None), "sqlstate", None)
     return f"{type(problem).__name__}{f', SQLSTATE {sqlstate}' if sqlstate else ''}"
-
-
-def _bounded(call: Callable[[], Found]) -> Found:
-    """The call's result; TimeoutError where a peer keeps silent for too long. Its thread is left behind then."""
-    results: list[Found] = []
-    problems: list[Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except Exception as problem:
-            problems.append(problem)
-
-    thread = threading.Thread(target=work, name="check", daemon=True)
-    thread.start()
-    thread.join(CHECK_SECONDS)
-    if problems:
-        raise problems[0]
-    if not results:
-        raise TimeoutError
-    return results[0]
 
 
 if __name__ == "__main__":

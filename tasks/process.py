@@ -19,6 +19,9 @@ from app.workshop import Workshop
 from monitoring import tracing
 from monitoring.tally import Tally
 
+_IDLE_SECONDS = 60.0
+"""A transaction that waits for its process longer than this is ended by the server; a load is bounded by its lease instead."""
+
 _name = ""
 _tally: Tally | None = None
 _tracing: tracing.Tracing | None = None
@@ -89,7 +92,7 @@ def engine() -> Engine:
 def _make(chosen: Settings) -> Workshop:
     return Workshop(
         # An attempt's settlement, its heartbeat, what it asks meanwhile (two at most), one to spare for the reconciler.
-        engine=open_engine(chosen.require_database_url(), pool_size=5, pool_timeout=30),
+        engine=open_engine(chosen.require_database_url(), pool_size=5, pool_timeout=30, idle_seconds=_IDLE_SECONDS),
         blobs=open_blobs(chosen.storage),
         spool=chosen.spool,
         limits=Limits(max_record_bytes=chosen.max_record_bytes, max_columns=chosen.max_columns),

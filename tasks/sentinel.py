@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.store import sentinel, watch
 from app.store.database import open_single
+from monitoring import bounded
 from monitoring.command import broker_of
 from monitoring.sentinel import Sentinel
 from tasks import canary, process
@@ -42,7 +43,7 @@ class Watch:
             begun=self._begun,
         )
         # A connection for each use: one that is kept would wait for ever for a server that hangs.
-        self._engine = open_single(process.settings().require_database_url())
+        self._engine = open_single(process.settings().require_database_url(), idle_seconds=bounded.IDLE_SECONDS)
         self._at_work = threading.Event()
         self._told = threading.Event()
         self._looked = self._begun
@@ -101,8 +102,8 @@ class Watch:
 
     def _round(self) -> None:
         try:
-            canary.send(self._celery, self._engine)
-        except SQLAlchemyError as trouble:
+            bounded.call(lambda: canary.send(self._celery, self._engine))
+        except (SQLAlchemyError, TimeoutError) as trouble:
             log.warning("canary not noted", trouble=type(trouble).__name__)
         try:
             self._sentinel.watch()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,14 @@ TABLES = (
 """What a test may fill, in the order in which it is emptied; the error catalogue belongs to the migrations."""
 LARGE_BYTES = 16 * 1024 * 1024
 """Tables beyond this are truncated; below it deleting is ten times as fast."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """What a file of tests leaves open is found at its own end, and fails it, not whichever test the collector meets."""
+    yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, text
 
 from app.batch import MAX_SILENT_ATTEMPTS, State
 from app.errors import CATALOGUE
+from app.store.database import end_when_idle
 
 _RUNNING = "('staging', 'validating', 'inserting')"
 _UNFINISHED = "('uploaded', 'staging', 'validating', 'awaiting_approval', 'inserting')"
@@ -337,10 +338,7 @@ def take_unhinted(connection: Connection, *, limit: int = 100) -> list[tuple[UUI
     Several reconcilers share the work: each skips what another one has locked. A claim waits for the commit, and the
     server ends a transaction whose reconciler stands still, so that nobody waits for long.
     """
-    connection.execute(
-        text("SELECT set_config('idle_in_transaction_session_timeout', :most, true)"),
-        {"most": f"{_HINTING_SECONDS}s"},
-    )
+    end_when_idle(connection, _HINTING_SECONDS)
     rows = connection.execute(
         text(
             f"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import psycopg
-from sqlalchemy import Engine, create_engine, pool
+from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 
 # A dead peer is noticed within about a minute, even when no packet says so.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
@@ -19,13 +19,21 @@ def connect(url: str) -> psycopg.Connection:
     )
 
 
-def open_engine(url: str, *, pool_size: int = 5, max_overflow: int = 0, pool_timeout: float = 5.0) -> Engine:
+def open_engine(
+    url: str,
+    *,
+    pool_size: int = 5,
+    max_overflow: int = 0,
+    pool_timeout: float = 5.0,
+    idle_seconds: float | None = None,
+) -> Engine:
     """A pool of at most ``pool_size + max_overflow`` connections to a libpq URL.
 
     A caller waits ``pool_timeout`` seconds for a free one, then gets sqlalchemy.exc.TimeoutError. Connections are
-    checked when taken out, so a restarted server costs no failed request. Not to be carried over a fork.
+    checked when taken out, so a restarted server costs no failed request. Not to be carried over a fork. ``idle_seconds``
+    is for every transaction what ``end_when_idle`` is for one.
     """
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg://",
         creator=lambda: connect(url),
         pool_size=pool_size,
@@ -34,10 +42,33 @@ def open_engine(url: str, *, pool_size: int = 5, max_overflow: int = 0, pool_tim
         pool_pre_ping=True,
         hide_parameters=True,
     )
+    return _ending_when_idle(engine, idle_seconds)
 
 
-def open_single(url: str) -> Engine:
+def open_single(url: str, *, idle_seconds: float | None = None) -> Engine:
     """An engine that opens a connection for each use and closes it after: for rare use, and for migrations."""
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool.NullPool, hide_parameters=True
     )
+    return _ending_when_idle(engine, idle_seconds)
+
+
+def end_when_idle(connection: Connection, seconds: float) -> None:
+    """The server ends this transaction where nothing is asked in it for so long: its process stands still.
+
+    A frozen process, unlike a dead one, keeps its connection open, and with it every lock; whoever needs one of them would
+    wait for it for ever. It holds for this transaction alone, so a pooler in transaction mode may stand in between.
+    """
+    connection.execute(
+        text("SELECT set_config('idle_in_transaction_session_timeout', :most, true)"), {"most": f"{seconds:g}s"}
+    )
+
+
+def _ending_when_idle(engine: Engine, seconds: float | None) -> Engine:
+    if seconds is not None:
+
+        @event.listens_for(engine, "begin")
+        def _bound(connection: Connection) -> None:
+            end_when_idle(connection, seconds)
+
+    return engine

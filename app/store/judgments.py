@@ -94,6 +94,8 @@ def begin_load(connection: Connection, batch_id: UUID, fence: int) -> None:
             """
             SELECT set_config('application_name', :name, true), set_config('lock_timeout', :lock_timeout, true),
                 set_config('client_connection_check_interval', '5s', true), set_config('jit', 'off', true),
+                -- It may be idle while the file is read; a lease and a takeover bound it instead.
+                set_config('idle_in_transaction_session_timeout', '0', true),
                 -- Keys and ids are looked up in their index, whatever the statistics say in the midst of a load; and
                 -- the index gives them in order.
                 set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),

@@ -22,7 +22,8 @@ from tests.factories import clean_file, file_with_errors
 
 PAGE = "docs/how-to/back-up-and-restore.md"
 BACK_UP, RESTORE = "Back up the local stack", "Restore into a fresh home"
-SETTINGS = {"LEASE_SECONDS": "3"}
+# One batch is held in work for as long while the dump is taken.
+SETTINGS = {"LEASE_SECONDS": "20"}
 
 
 class Load:
@@ -79,6 +80,25 @@ def database_of(home: Path, log: Path) -> Iterator[None]:
         assert running.wait(60) == 0, log.read_text()
 
 
+@contextmanager
+def held_in_work(stack: Pipeline) -> Iterator[str]:
+    """A batch whose process stands still after it has claimed it, until its lease runs out or the block is left."""
+    for seed in range(20):
+        batch_id = stack.upload(clean_file(100_000, seed=seed, start=5_000_000 + seed * 100_000))["batch_id"]
+        while (holder := stack.lease_owner(batch_id)) is None and stack.batch(batch_id)["status"] not in FINISHED:
+            time.sleep(0.005)
+        if holder is None:
+            continue
+        os.kill(holder, signal.SIGSTOP)
+        try:
+            if stack.lease_owner(batch_id) == holder:
+                yield batch_id
+                return
+        finally:
+            os.kill(holder, signal.SIGCONT)
+    raise AssertionError("no batch could be held in work")
+
+
 def run(shell: Shell, blocks: list[Block]) -> None:
     """Each block as it stands."""
     for block in blocks:
@@ -133,9 +153,8 @@ def test_a_backup_under_load_is_restored_elsewhere_and_proved(tmp_path_factory: 
         with Load(old) as load:
             while not old.rows("SELECT FROM intake.batches WHERE status = 'completed' LIMIT 1"):
                 time.sleep(0.05)
-            # Long enough to be in work while the dump is taken.
-            large = old.upload(clean_file(25_000, seed=9, start=5_000_000))["batch_id"]
-            run(shell, saving)
+            with held_in_work(old) as held:
+                run(shell, saving)
             at_least = len(load.accepted)
         assert at_least > 3
         known = finished(old.rows(STATES))
@@ -151,7 +170,7 @@ def test_a_backup_under_load_is_restored_elsewhere_and_proved(tmp_path_factory: 
         with psycopg.connect(url) as connection:
             restored = connection.execute(STATES).fetchall()
     waiting = [batch_id for batch_id, status, *_ in restored if status not in FINISHED]
-    assert large in {batch_id for batch_id, *_ in restored}
+    assert held in waiting, "nothing was in work when the dump was taken"
 
     new = Pipeline(new_home, settings=SETTINGS)
     try:

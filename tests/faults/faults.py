@@ -49,6 +49,7 @@ KINDS: tuple[Callable[[], Fault], ...] = (
     uploads.ClientGone,
     lambda: uploads.BlobSpoilt("blob missing", missing=True),
     lambda: uploads.BlobSpoilt("blob altered", missing=False),
+    uploads.UploadBesideCollector,
     lambda: killed.KillWeb(Point.ARRIVED, "kill -9 of the web server, file arrived"),
     lambda: killed.KillWeb(Point.KEPT, "kill -9 of the web server, blob kept"),
     lambda: killed.KillWeb(Point.RECEIVED, "kill -9 of the web server, batch made"),

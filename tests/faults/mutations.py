@@ -88,6 +88,13 @@ MUTATIONS = (
         "        if wrong and not wrong:\n            raise LedgerError",
         "lost and within",
     ),
+    Mutation(
+        "advisory lock of the collector",
+        "app/store/batches.py",
+        "SELECT pg_try_advisory_xact_lock(hashtextextended(:hash, 0))",
+        "SELECT hashtextextended(:hash, 0) IS NOT NULL",
+        "collector",
+    ),
 )
 
 

@@ -13,21 +13,26 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.local.postgres import Postgres
 from app.local.valkey import free_port
 from app.settings import Settings
-from monitoring import checks, sentinel
-from monitoring.report import Level, Status
+from app.store import sentinel as store
+from app.store.database import open_single
+from monitoring import bounded, checks, sentinel
+from monitoring.report import Finding, Level, Status
 from monitoring.sentinel import Sentinel
 from tests.conftest import Look
 from tests.monitoring.conftest import Left
+from tests.monitoring.discord_stub import DiscordStub
 
 REPOSITORY = Path(__file__).parents[2]
 METRICS = {"total_checks", "alerts_triggered", "critical_alerts", "warning_alerts"}
@@ -70,6 +75,24 @@ def short_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="dfly-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def suspended(data: Path) -> Iterator[None]:
+    """The server on this folder, or on one below it, stands still with all its processes, and keeps its connections."""
+    (found,) = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.name() == "postgres" and str(data) in " ".join(child.cmdline())
+    ]
+    stopped = [found, *found.children(recursive=True)]
+    for process in stopped:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in stopped:
+            process.resume()
 
 
 def flips(look: Look) -> list[tuple[Any, ...]]:
@@ -251,7 +274,7 @@ class TestChecksThatCannotRun:
         assert alert.message == "Cannot run: ProgrammingError, SQLSTATE 42P01"
 
     def test_one_that_hangs_is_given_up(self, watching: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sentinel, "CHECK_SECONDS", 0.5)
+        monkeypatch.setattr(bounded, "LONGEST_SECONDS", 0.5)
         released = threading.Event()
 
         def hangs(_: checks.Scene) -> Any:
@@ -295,21 +318,76 @@ class TestWithoutPostgres:
 
     def test_one_that_hangs_is_told_within_bounds(self, settings: Settings, short_folder: Path) -> None:
         with Postgres(data=short_folder / "data", sockets=short_folder, password="owner") as server:
-            (found,) = [
-                child
-                for child in psutil.Process().children(recursive=True)
-                if child.name() == "postgres" and str(short_folder) in " ".join(child.cmdline())
-            ]
-            stopped = [found, *found.children(recursive=True)]
-            for process in stopped:
-                process.suspend()
             began = time.monotonic()
-            try:
+            with suspended(short_folder):
                 chosen = dataclasses.replace(settings, database_url=server.url())
                 report = Sentinel(settings=chosen, interval_seconds=60).run()
-            finally:
-                for process in stopped:
-                    process.resume()
         assert report.status is Status.CRITICAL
         assert report.alerts[0].message.startswith("Cannot run: PostgreSQL does not answer")
         assert time.monotonic() - began < 30
+
+    def test_one_that_hangs_amid_a_run_is_told_once_and_not_by_every_check(
+        self, watching: Sentinel, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bounded, "LONGEST_SECONDS", 1.0)
+        with ExitStack() as stopped:
+
+            def hangs(scene: checks.Scene) -> Any:
+                stopped.enter_context(suspended(postgres_server.data))
+                return checks.backlog(scene)
+
+            monkeypatch.setattr(sentinel, "CHECKS", {**checks.CHECKS, "backlog": hangs})
+            report = watching.run()
+        first, *others = report.alerts
+        assert first.message == "Cannot run: PostgreSQL does not answer (no answer within 1s)"
+        assert {alert.message for alert in others} == {"Cannot run: PostgreSQL does not answer"}
+
+    def test_one_that_hangs_while_a_run_is_recorded_is_told(
+        self, watching: Sentinel, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bounded, "LONGEST_SECONDS", 1.0)
+        with DiscordStub() as discord, ExitStack() as stopped:
+            chosen = dataclasses.replace(watching.settings, discord_webhook_url=discord.url)
+            take_lock = store.lock
+
+            def hangs(connection: Connection) -> None:
+                stopped.enter_context(suspended(postgres_server.data))
+                take_lock(connection)
+
+            monkeypatch.setattr(store, "lock", hangs)
+            dataclasses.replace(watching, settings=chosen).watch()
+            assert discord.shown == ["Cannot run: the run could not be recorded: no answer within 1s"]
+
+
+class TestASentinelThatStandsStill:
+    def test_the_server_takes_its_locks_away(self, watching: Sentinel, settings: Settings, look: Look) -> None:
+        url = settings.require_database_url()
+        stopped = open_single(url, idle_seconds=1).connect()
+        store.lock(stopped)
+        began = time.monotonic()
+        watching.watch()
+        assert 0.5 < time.monotonic() - began < 20
+        assert look.count("ops.sentinel_runs") == 1
+        with pytest.raises(SQLAlchemyError):
+            stopped.execute(text("SELECT 1"))
+        stopped.close()
+
+    def test_every_transaction_of_the_watch_is_bounded(
+        self, watching: Sentinel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = []
+
+        def look_up(scene: checks.Scene) -> Finding:
+            found.append(scene.connection.scalar(text("SHOW idle_in_transaction_session_timeout")))
+            return checks.backlog(scene)
+
+        take_lock = store.lock
+
+        def look_up_again(connection: Connection) -> None:
+            found.append(connection.scalar(text("SHOW idle_in_transaction_session_timeout")))
+            take_lock(connection)
+
+        monkeypatch.setattr(sentinel, "CHECKS", {**checks.CHECKS, "backlog": look_up})
+        monkeypatch.setattr(store, "lock", look_up_again)
+        watching.watch()
+        assert found == ["30s", "30s"]

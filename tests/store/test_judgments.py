@@ -20,6 +20,7 @@ from app.engine.conflicts import Meeting
 from app.engine.pack import TEXTS, Values, pack
 from app.rows import PLACE, Outcome, Packed, Standing, pack_error
 from app.store import judgments, row_errors
+from app.store.database import open_single
 from app.store.judgments import JudgmentTarget
 from tests.conftest import Look
 from tests.store.conftest import Batches
@@ -274,14 +275,18 @@ class TestTotals:
 
 
 class TestBeginLoad:
-    def test_its_settings_end_with_the_transaction(self, database: Engine, batch_id: UUID) -> None:
-        names = "SELECT current_setting('application_name'), current_setting('lock_timeout')"
+    def test_its_settings_end_with_the_transaction(self, service_url: str, batch_id: UUID) -> None:
+        names = """
+            SELECT current_setting('application_name'), current_setting('lock_timeout'),
+                current_setting('idle_in_transaction_session_timeout')
+        """
+        database = open_single(service_url, idle_seconds=7)
         with database.connect() as connection:
             with connection.begin():
                 judgments.begin_load(connection, batch_id, 3)
-                assert connection.execute(text(names)).one() == (f"dragonfly:{batch_id}:3", "1min")
+                assert connection.execute(text(names)).one() == (f"dragonfly:{batch_id}:3", "1min", "0")
             with connection.begin():
-                assert connection.execute(text(names)).one() == ("", "0")
+                assert connection.execute(text(names)).one() == ("", "0", "7s")
 
 
 class TestRowErrors:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import socket
 import struct
+import subprocess
 import threading
 import time
 from urllib.parse import urlsplit
 
 import httpx
 
+from app.pause import Point
+from app.store.blobs import key_of
 from tests.faults.files import KnownFile
 from tests.faults.rounds import Fault
 from tests.faults.scene import Scene
@@ -158,6 +163,48 @@ class BlobSpoilt(Fault):
         assert (again.status_code, again.json()["batch_id"]) == (200, batch_id)
         stack.http.post(f"/api/v1/intake/batches/{batch_id}/retry", json={}).raise_for_status()
         scene.look_again(batch_id)
+
+
+class UploadBesideCollector(Fault):
+    """The collector is about to remove a file that has no batch when the same bytes are uploaded: they keep their file."""
+
+    name = "upload of what the collector removes"
+
+    def prepare(self, scene: Scene) -> None:
+        # Beside an empty database the collector removes nothing.
+        scene.wait(self.within, [scene.upload()])
+        self.file = scene.file()
+        blob = scene.stack.blob_disk.folder / key_of(self.file.file_hash)
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(self.file.content)
+        long_ago = time.time() - 3 * 86_400
+        os.utime(blob, (long_ago, long_ago))
+
+    def inject(self, scene: Scene) -> None:
+        stack, file_hash = scene.stack, self.file.file_hash
+        ended: list[subprocess.CompletedProcess[str]] = []
+        stack.order(Point.COLLECTING, file_hash)
+        collector = threading.Thread(target=lambda: ended.append(stack.command("collect", "--json")))
+        collector.start()
+        stack.held(Point.COLLECTING, file_hash)
+        sender = threading.Thread(target=scene.post, args=(self.file,))
+        sender.start()
+        scene.strike()
+        # Long enough for an upload that does not wait for the collector to be ingested before its file goes.
+        sender.join(1)
+        stack.let_go(Point.COLLECTING, file_hash)
+        for thread in (sender, collector):
+            thread.join(30)
+        (done,) = ended
+        assert done.returncode == 0, done.stderr
+        removed = [found["key"] for found in json.loads(done.stdout)["found"]]
+        if key_of(file_hash) in removed:
+            scene.fired.append("the collector removed the file beside its upload")
+
+    def outcome(self, scene: Scene) -> None:
+        blob = scene.stack.blob_disk.folder / key_of(self.file.file_hash)
+        assert blob.exists(), "the file of an accepted upload is gone"
+        assert blob.read_bytes() == self.file.content
 
 
 def _connection(stack: Stack) -> socket.socket:
