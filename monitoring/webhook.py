@@ -21,10 +21,11 @@ from app.settings import Settings
 from app.store.alerts import Alert
 from monitoring import embeds
 
-LONGEST_REQUEST_SECONDS = 120.0
-"""How long a request takes at most: the timeouts below, several addresses of a host, a slow name server.
+LONGEST_REQUEST_SECONDS = 60.0
+"""How long a request takes at most: the timeouts below, a second address of the host, a slow name server.
 
-One whose answer trickles in byte by byte may take longer; its alert is then sent again as one that may repeat.
+So long everybody waits for a process that has died, or stands still, amid a request. One that takes longer, as an answer may
+that trickles in byte by byte, is sent again as one that may repeat.
 """
 # Only reading takes long: an answer that is not waited for leaves open whether the alert has arrived.
 _TIMEOUT = httpx.Timeout(connect=5, write=10, read=30, pool=5)
