@@ -1,0 +1,28 @@
+/** A part of the ops page, and what it says where its figures cannot be had. */
+
+import { useId, type ReactNode } from "react";
+
+export function Tile({ title, children, note }: { title: string; children: ReactNode; note?: ReactNode }) {
+  const id = useId();
+  return (
+    <section className="tile" aria-labelledby={id}>
+      <div className="section-head">
+        <h2 id={id}>{title}</h2>
+        <span className="spring" />
+        <span className="muted">{note}</span>
+      </div>
+      {children}
+    </section>
+  );
+}
+
+export function Gone({ again }: { again: () => unknown }) {
+  return (
+    <p className="refusal" role="alert">
+      These figures cannot be loaded just now.{" "}
+      <button type="button" onClick={() => void again()}>
+        Try again
+      </button>
+    </p>
+  );
+}
