@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import Connection, text
 
 from app.store.batches import Batch
+from app.store.copying import copy_in
 
 _PAGE = 200
 _FETCH = 2_000
@@ -112,7 +113,7 @@ def standing(connection: Connection, batch: Batch, keys: Iterable[tuple[int, str
     """What stands under the case numbers of rows of the batch, by row_index."""
     driver = _driver(connection)
     driver.execute(_SEEK)
-    with driver.cursor().copy("COPY pg_temp.sought_rows FROM STDIN (FORMAT BINARY)") as copy:
+    with copy_in(driver.cursor(), "COPY pg_temp.sought_rows FROM STDIN (FORMAT BINARY)") as copy:
         copy.set_types(("int4", "text"))
         for key in keys:
             copy.write_row(key)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from app import pause
 from app.pause import Point
 from app.rows import CONFLICT_COLUMNS, COPY_COLUMNS, STANDING_COLUMNS, Conflicts, Outcome, Packed, Standing
+from app.store.copying import HEADER, PIECE_BYTES, TRAILER, copy_in
 
 LOCK_TIMEOUT_SECONDS = 60
 """How long a load waits for one key of another batch that has not committed."""
@@ -22,9 +23,6 @@ LOCK_TIMEOUT_SECONDS = 60
 _UNIQUE_KEY = "judgments_case_number_key"
 # One sequence serves every batch; the lock lets each take a contiguous block of it.
 _ID_LOCK = 0x6A756467
-_COPY_BYTES = 128 * 1024
-_COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_COPY_TRAILER = b"\xff\xff"
 _DENSE = 2
 """Judgments are read between two keys where at most so many stand there for each key that is sought."""
 
@@ -166,28 +164,28 @@ class JudgmentTarget:
 
     def _send(self, statement: str, parts: Iterable[bytes]) -> int:
         cursor = self._driver.cursor()
-        with cursor.copy(statement.encode()) as copy:
-            copy.write(_COPY_HEADER)
+        with copy_in(cursor, statement) as copy:
+            copy.write(HEADER)
             for octets in parts:
-                for start in range(0, len(octets), _COPY_BYTES):
-                    copy.write(octets[start : start + _COPY_BYTES])
+                for start in range(0, len(octets), PIECE_BYTES):
+                    copy.write(octets[start : start + PIECE_BYTES])
                     self._alive()
-            copy.write(_COPY_TRAILER)
+            copy.write(TRAILER)
         self._alive()
         return cursor.rowcount
 
     def _copy(self, table: str, rows: Iterable[Packed]) -> None:
         statement = f"COPY {table} ({', '.join(COPY_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-        with self._driver.cursor().copy(statement) as copy:
-            copy.write(_COPY_HEADER)
+        with copy_in(self._driver.cursor(), statement) as copy:
+            copy.write(HEADER)
             for part in rows:
                 octets = part.with_ids(self._next_id).data
                 self._next_id += len(part)
-                for start in range(0, len(octets), _COPY_BYTES):
-                    copy.write(octets[start : start + _COPY_BYTES])
+                for start in range(0, len(octets), PIECE_BYTES):
+                    copy.write(octets[start : start + PIECE_BYTES])
                     pause.at(Point.COPYING, self._batch_id)
                     self._alive()
-            copy.write(_COPY_TRAILER)
+            copy.write(TRAILER)
 
     def _under_savepoint(self, write: Callable[[], None]) -> Outcome:
         first_id = self._next_id
@@ -273,9 +271,9 @@ class _Reading:
 
     def _seek(self, *rows: Packed) -> None:
         self._driver.execute(_SEEK)
-        with self._driver.cursor().copy("COPY pg_temp.sought_keys FROM STDIN (FORMAT BINARY)") as copy:
-            copy.write(_COPY_HEADER + b"".join(_key_record(key) for part in rows for key in part.key_octets()))
-            copy.write(_COPY_TRAILER)
+        with copy_in(self._driver.cursor(), "COPY pg_temp.sought_keys FROM STDIN (FORMAT BINARY)") as copy:
+            copy.write(HEADER + b"".join(_key_record(key) for part in rows for key in part.key_octets()))
+            copy.write(TRAILER)
         self._alive()
 
     def _read(self, statement: str) -> Standing:

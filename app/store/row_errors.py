@@ -10,11 +10,9 @@ import psycopg
 from sqlalchemy import Connection, text
 
 from app.rows import ERROR_COLUMNS
+from app.store.copying import HEADER, PIECE_BYTES, TRAILER, copy_in
 
-_COPY_BYTES = 128 * 1024
 _COPY = f"COPY intake.row_errors ({', '.join(ERROR_COLUMNS)}) FROM STDIN (FORMAT BINARY)"
-_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
-_TRAILER = b"\xff\xff"
 
 
 def store(connection: Connection, errors: Iterable[bytes], alive: Callable[[], None] = lambda: None) -> None:
@@ -23,17 +21,17 @@ def store(connection: Connection, errors: Iterable[bytes], alive: Callable[[], N
     driver = connection.connection.driver_connection
     if not isinstance(driver, psycopg.Connection):
         raise TypeError("row errors are written through psycopg")
-    with driver.cursor().copy(_COPY.encode()) as copy:
-        pending = [_HEADER]
+    with copy_in(driver.cursor(), _COPY) as copy:
+        pending = [HEADER]
         size = 0
         for error in errors:
             pending.append(error)
             size += len(error)
-            if size >= _COPY_BYTES:
+            if size >= PIECE_BYTES:
                 copy.write(b"".join(pending))
                 pending, size = [], 0
                 alive()
-        copy.write(b"".join([*pending, _TRAILER]))
+        copy.write(b"".join([*pending, TRAILER]))
     alive()
 
 
