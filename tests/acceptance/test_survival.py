@@ -7,9 +7,10 @@ import os
 import random
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from tasks.app import GRACE_SECONDS
 from tests.acceptance.pipeline import FINISHED, Document, Pipeline
 from tests.factories import clean_file
 
@@ -215,11 +217,21 @@ def test_a_cancelled_batch_writes_nothing(killed: Pipeline) -> None:
 
 def test_a_stop_hands_the_running_batch_over_and_the_next_start_completes_it(tmp_path: Path) -> None:
     first = Pipeline(tmp_path / "home", workers=1)
-    # More than the workers' grace has time for.
-    rows = 2_500_000
+    rows = 400_000
     batch_id = first.upload(clean_file(rows, seed=70, start=70_000_000))["batch_id"]
     wait_for_state(first, batch_id, "validating")
+    slow = psutil.Process(first.lease_owner(batch_id))
+    # So slow that the workers' grace has no time for it.
+    slow.suspend()
+
+    def wake() -> None:
+        with suppress(psutil.NoSuchProcess):
+            slow.resume()
+
+    awake = threading.Timer(GRACE_SECONDS + 1, wake)
+    awake.start()
     first.stop()
+    awake.join()
     assert first.process.returncode == 0
     # Whichever of the two it had come to within the workers' grace.
     handed_over = {(state, "uploaded", "handed over") for state in ("validating", "inserting")}
