@@ -24,7 +24,7 @@ from app.observer import Change, Why, tell
 from app.pause import Point
 from app.rows import Accepted
 from app.settlement import Settlement
-from app.store import batches, blobs, judgments, row_errors
+from app.store import blobs, claims, judgments, row_errors
 from app.store.batches import Batch, Counts
 from app.store.blobs import BlobMissingError, Blobs
 from app.workshop import Workshop
@@ -77,7 +77,7 @@ class Attempt:
 
     def _enter(self, state: State, why: Why) -> None:
         with self._workshop.engine.begin() as connection:
-            batches.enter(connection, self._batch, state)
+            claims.enter(connection, self._batch, state)
         self._moved(state, why)
 
     def _moved(self, state: State, why: Why, counts: Counts | None = None, code: str | None = None) -> None:
@@ -134,7 +134,7 @@ class Attempt:
         self._lease.stop()
         with self._step("commit"):
             counts = self._timed(counts, started)
-            batches.complete(self._settlement.connection(), self._batch, counts, self._reading())
+            claims.complete(self._settlement.connection(), self._batch, counts, self._reading())
             pause.at(Point.COMMITTING, self._batch.id)
             self._settlement.commit()
             pause.at(Point.COMMITTED, self._batch.id)
@@ -216,7 +216,7 @@ class Attempt:
         with self._step("commit"):
             counts = self._timed(counts, started)
             reason = refusal.reason.replace("\x00", "\u2400")
-            batches.fail(connection, self._batch, counts, self._reading(), code=refusal.code, reason=reason)
+            claims.fail(connection, self._batch, counts, self._reading(), code=refusal.code, reason=reason)
             self._settlement.commit()
         self._moved(State.FAILED, Why.REFUSED, counts, refusal.code)
 

@@ -29,9 +29,10 @@ from app.lease import Lease
 from app.observer import Change, Why, tell
 from app.pause import Point
 from app.settlement import Settlement
-from app.store import batches, leftovers
-from app.store.batches import Batch, LostClaimError
+from app.store import batches, claims, leftovers
+from app.store.batches import Batch
 from app.store.blobs import Blobs, Incoming, StorageError
+from app.store.claims import LostClaimError
 from app.store.leftovers import Kind
 from app.workshop import Workshop
 
@@ -155,7 +156,7 @@ def sweep_spool(workshop: Workshop) -> None:
     """
     for folder in Spool.folders(workshop.spool):
         with workshop.engine.begin() as connection:
-            if batches.is_held(connection, folder.batch_id, folder.fence):
+            if claims.is_held(connection, folder.batch_id, folder.fence):
                 continue
             # However young it is: an attempt whose fence is gone can write nothing any more.
             size = folder.size()
@@ -177,12 +178,12 @@ def end_old_attempts(workshop: Workshop) -> None:
 def _claim(workshop: Workshop, batch_id: UUID) -> Batch | None:
     try:
         with workshop.engine.begin() as connection:
-            ended = batches.end_stale_backends(connection, batch_id)
+            ended = claims.end_stale_backends(connection, batch_id)
         with workshop.engine.begin() as connection:
-            found = batches.hold(connection, batch_id, if_claimable=True)
+            found = claims.hold_claimable(connection, batch_id)
             if found is None:
                 return None
-            batch = batches.claim(connection, batch_id, owner=workshop.owner, lease_seconds=workshop.lease_seconds)
+            batch = claims.claim(connection, batch_id, owner=workshop.owner, lease_seconds=workshop.lease_seconds)
     except SQLAlchemyError as trouble:
         log.warning("claim impossible", batch_id=str(batch_id), trouble=type(trouble).__name__)
         return None
@@ -211,7 +212,7 @@ def _release(workshop: Workshop, batch: Batch, state: State, problem: Exception,
     for _ in range(_RELEASE_TRIES):
         try:
             with workshop.engine.begin() as connection:
-                released = batches.release(connection, batch, counts_against_batch=counts_against_batch)
+                released = claims.release(connection, batch, counts_against_batch=counts_against_batch)
         except SQLAlchemyError:
             time.sleep(_RELEASE_SECONDS)
             continue

@@ -10,8 +10,9 @@ from typing import Self
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.store import batches
-from app.store.batches import Batch, LostClaimError
+from app.store import claims
+from app.store.batches import Batch
+from app.store.claims import LostClaimError
 from app.store.judgments import LOCK_TIMEOUT_SECONDS
 
 _LONGEST_BEAT_SECONDS = 1.0
@@ -80,7 +81,7 @@ class Lease:
                 continue
             try:
                 with self._engine.begin() as connection:
-                    batches.renew(
+                    claims.renew(
                         connection,
                         self._batch,
                         lease_seconds=self._lease_seconds,

@@ -23,7 +23,7 @@ def build() -> Flask:
     from app import logs, pause
     from app.api.application import POOL_SIZE, create_app
     from app.settings import Settings
-    from app.store import batches
+    from app.store import hinting
     from app.store.database import open_engine
     from monitoring.tracing import open_tracing
     from tasks.app import QUEUES, configure
@@ -36,7 +36,7 @@ def build() -> Flask:
 
     def forget_hint(batch_id: UUID) -> None:
         with engine.begin() as connection:
-            batches.forget_hint(connection, batch_id)
+            hinting.forget_hint(connection, batch_id)
 
     hinter = Hinter(configure(settings), dropped=forget_hint)
     broker = Redis.from_url(

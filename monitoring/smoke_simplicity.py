@@ -17,7 +17,7 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from app.batch import DEFAULT_ERROR_THRESHOLD_PERCENT, DEFAULT_PRIORITY, DEFAULT_SOURCE, State
-from app.store import batches, inventory, smoke
+from app.store import batches, claims, inventory, smoke
 from app.store.batches import Batch, Counts
 from app.store.database import open_single
 from app.store.schema import newest_revision
@@ -189,7 +189,7 @@ def _rejection_reason(connection: Connection, facts: Facts) -> str:
     _expect_refused(connection, facts, smoke.FAILED_WITHOUT_A_REASON, batch.id)
     _expect_refused(connection, facts, smoke.REASON_WITHOUT_A_FAILURE, batch.id)
     reason = "Refused by the smoke test."
-    batches.fail(connection, _claimed(connection, batch), Counts(), {}, code="EMPTY_FILE", reason=reason)
+    claims.fail(connection, _claimed(connection, batch), Counts(), {}, code="EMPTY_FILE", reason=reason)
     row = _found(smoke.observed(connection, batch.id), "intake.v_batch_observability")
     facts.expect("status of a refused batch", row["status"], State.FAILED.value, remedy=_REPAIR)
     facts.expect("rejection_reason of it", row["rejection_reason"], reason, remedy=_REPAIR)
@@ -255,7 +255,7 @@ def _new_batch(connection: Connection, file_hash: str, first: Batch | None = Non
 
 
 def _claimed(connection: Connection, batch: Batch) -> Batch:
-    claimed = batches.claim(connection, batch.id, owner="smoke test", lease_seconds=_LEASE_SECONDS)
+    claimed = claims.claim(connection, batch.id, owner="smoke test", lease_seconds=_LEASE_SECONDS)
     if claimed is None:
         raise CaseFailedError("that a new batch cannot be claimed", expected="that it can", remedy=_REPAIR)
     return claimed
@@ -264,8 +264,8 @@ def _claimed(connection: Connection, batch: Batch) -> Batch:
 def _completed_batch(connection: Connection) -> UUID:
     batch = _claimed(connection, _new_batch(connection, _new_hash()))
     for state in (State.VALIDATING, State.INSERTING):
-        batches.enter(connection, batch, state)
-    batches.complete(connection, batch, _COUNTS, {})
+        claims.enter(connection, batch, state)
+    claims.complete(connection, batch, _COUNTS, {})
     return batch.id
 
 

@@ -21,7 +21,7 @@ from app import intake, pause
 from app.batch import State
 from app.observer import Change, Why, tell
 from app.pause import Point
-from app.store import batches, workers
+from app.store import claims, hinting, workers
 from monitoring import disk
 from tasks import process
 from tasks.app import QUEUES
@@ -109,7 +109,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         answers = in_queues is not None
         if in_queues is not None and in_queues < _ENOUGH_WAITING:
             with engine.begin() as connection:
-                ended = batches.end_stale_backends(connection)
+                ended = claims.end_stale_backends(connection)
             if ended:
                 log.warning("stale connections ended", connections=ended)
             # A broker that is full tells how long its queues are, and takes nothing.
@@ -125,7 +125,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         one need not wait for a hint that was never sent.
         """
         with process.engine().connect() as connection, connection.begin() as transaction:
-            due = batches.take_unhinted(connection)
+            due = hinting.take_unhinted(connection)
             if due:
                 pause.at(Point.RECONCILING)
             with closing(Publisher(parent.app)) as publisher:
@@ -147,7 +147,7 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             while not (self._stopping.is_set() or self._broker_answers):
                 with process.engine().begin() as connection:
-                    chosen = batches.next_claimable(connection)
+                    chosen = hinting.next_claimable(connection)
                 if chosen is None:
                     return
                 if intake.ingest(process.workshop(), chosen) is not None:
@@ -160,7 +160,7 @@ def hand_over() -> None:
     """Return every lease of this worker's processes, uncounted: an attempt that still runs ends at its next step."""
     try:
         with process.engine().begin() as connection:
-            returned = batches.release_all_of(connection, process.worker_prefix())
+            returned = claims.release_all_of(connection, process.worker_prefix())
     except SQLAlchemyError as trouble:
         log.warning("leases left to run out", trouble=type(trouble).__name__)
         return

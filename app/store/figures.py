@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from app.batch import PRIORITIES, RUNNING, State
 from app.store import leftovers, sentinel, watch
-from app.store.batches import CLAIMABLE
+from app.store.claims import CLAIMABLE
 
 _LONGEST_STATEMENT = "5s"
 _WINDOW_MINUTES = 60

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from app.batch import PRIORITIES
-from app.store.batches import CLAIMABLE
+from app.store.claims import CLAIMABLE
 
 Rows = Sequence[Mapping[str, Any]]
 

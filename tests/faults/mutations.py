@@ -34,28 +34,28 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "fence check",
-        "app/store/batches.py",
+        "app/store/claims.py",
         'text(f"UPDATE intake.batches SET {assignments} WHERE id = :id AND fence = :fence AND status IN {_RUNNING}")',
         'text(f"UPDATE intake.batches SET {assignments} WHERE id = :id AND (fence = :fence OR true) AND status IN {_RUNNING}")',
         "SIGSTOP and beside",
     ),
     Mutation(
         "lease: it never runs out",
-        "app/store/batches.py",
+        "app/store/claims.py",
         '_EXPIRED = f"(status IN {_RUNNING} AND lease_until < clock_timestamp())"',
         '_EXPIRED = f"(status IN {_RUNNING} AND false)"',
         "claim or COPY",
     ),
     Mutation(
         "lease: it holds nobody off",
-        "app/store/batches.py",
+        "app/store/claims.py",
         '_EXPIRED = f"(status IN {_RUNNING} AND lease_until < clock_timestamp())"',
         '_EXPIRED = f"(status IN {_RUNNING})"',
         "delivered or control",
     ),
     Mutation(
         "takeover's termination of the stale backend",
-        "app/store/batches.py",
+        "app/store/claims.py",
         "SELECT count(pg_terminate_backend(l.pid, 5000))",
         "SELECT count(l.pid)",
         "SIGSTOP",

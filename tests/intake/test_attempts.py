@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from app import intake
 from app.batch import State
 from app.intake import Workshop
-from app.store import batches
+from app.store import batches, claims
 from app.store.blobs import StorageError
 from app.store.database import open_engine
 from tests.conftest import Look, Sender
@@ -240,7 +240,7 @@ class TestTakeover:
         content = lines("C-1,Ada,5,", "C-2,Bela,6,")
         batch = send(content)
         with workshop.engine.begin() as connection:
-            claimed = batches.claim(connection, batch.id, owner="host/7/8", lease_seconds=15)
+            claimed = claims.claim(connection, batch.id, owner="host/7/8", lease_seconds=15)
         assert claimed is not None
         with psycopg.connect(service_url) as stopped:
             stopped.execute("SELECT set_config('application_name', %s, true)", [f"dragonfly:{batch.id}:1"])

@@ -19,9 +19,10 @@ from app import intake
 from app.batch import State
 from app.intake import Workshop
 from app.local.postgres import Postgres
-from app.store import batches, judgments, traces
-from app.store.batches import Batch, LostClaimError
+from app.store import batches, claims, judgments, traces
+from app.store.batches import Batch
 from app.store.blobs import BlobMissingError, Blobs, open_blobs
+from app.store.claims import LostClaimError
 from app.store.database import open_engine, open_single
 from app.store.schema import migrate
 from app.store.traces import MayNotRemoveError, NotRemovedError, Removed, Run
@@ -235,24 +236,24 @@ class TestUnfinished:
         own = runs.begun()
         batch = runs.upload(own, good_file(own))
         with database.begin() as connection:
-            held = batches.claim(connection, batch.id, owner="host/1/2", lease_seconds=60)
+            held = claims.claim(connection, batch.id, owner="host/1/2", lease_seconds=60)
         assert held is not None
         assert runs.remove(own).batch_ids == [batch.id]
         with database.begin() as connection, pytest.raises(LostClaimError):
-            batches.enter(connection, held, State.VALIDATING)
+            claims.enter(connection, held, State.VALIDATING)
 
     def test_a_hanging_workers_open_transaction_is_ended(self, runs: Runs, service_url: str) -> None:
         own = runs.begun()
         batch = runs.upload(own, good_file(own))
         engine = open_single(service_url)
         with engine.begin() as connection:
-            held = batches.claim(connection, batch.id, owner="host/1/2", lease_seconds=60)
+            held = claims.claim(connection, batch.id, owner="host/1/2", lease_seconds=60)
         assert held is not None
         hanging = engine.connect()
         judgments.begin_load(hanging, batch.id, held.fence)
         for state in (State.VALIDATING, State.INSERTING):
-            batches.enter(hanging, held, state)
-        batches.complete(hanging, held, batches.Counts(total=200, valid=200, inserted=200), {})
+            claims.enter(hanging, held, state)
+        claims.complete(hanging, held, batches.Counts(total=200, valid=200, inserted=200), {})
         began = time.monotonic()
         assert runs.remove(own).batch_ids == [batch.id]
         assert time.monotonic() - began < 5

@@ -17,7 +17,7 @@ from app import intake
 from app.batch import State
 from app.intake import Workshop
 from app.observer import Observers
-from app.store import batches
+from app.store import claims
 from app.store.batches import Batch
 from monitoring.tally import Tally
 from monitoring.tracing import Tracing, open_tracing
@@ -109,7 +109,7 @@ class TestTrace:
     ) -> None:
         batch = send(clean_file(3))
         with traced.engine.begin() as connection:
-            batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
+            claims.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
         look.expire(batch.id)
         assert intake.ingest(traced, batch.id) is State.COMPLETED
         attempt = arrived(collector, tracing)[0]

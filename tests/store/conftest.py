@@ -15,7 +15,7 @@ from sqlalchemy import Engine, text
 
 from app.batch import FINISHED, State
 from app.local.postgres import Postgres
-from app.store import batches
+from app.store import batches, claims
 from app.store.batches import Batch
 
 NOW = dt.datetime.now(dt.UTC)
@@ -63,13 +63,13 @@ class Batches:
     def claim(self, batch_id: UUID, *, owner: str = "host/1/2", lease_seconds: int = 15) -> Batch | None:
         """What a claim gets."""
         with self.engine.begin() as connection:
-            return batches.claim(connection, batch_id, owner=owner, lease_seconds=lease_seconds)
+            return claims.claim(connection, batch_id, owner=owner, lease_seconds=lease_seconds)
 
     def failed(self) -> Batch:
         """A batch that was refused by its only attempt."""
         batch = self.claimed()
         with self.engine.begin() as connection:
-            batches.fail(connection, batch, batches.Counts(total=3, invalid=3), {}, code="EMPTY_FILE", reason="Empty.")
+            claims.fail(connection, batch, batches.Counts(total=3, invalid=3), {}, code="EMPTY_FILE", reason="Empty.")
         return batch
 
     def put(self, state: State, **columns: Any) -> UUID:

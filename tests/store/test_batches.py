@@ -15,16 +15,17 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
 from app.batch import FINISHED, RUNNING, UNFINISHED, State
-from app.store import batches, judgments
-from app.store.batches import Batch, Counts, LostClaimError
+from app.store import batches, claims, hinting, judgments
+from app.store.batches import Batch, Counts
+from app.store.claims import LostClaimError
 from tests.conftest import Look
 from tests.store.conftest import Batches
 
 WRITES: dict[str, Callable[[Connection, Batch], object]] = {
-    "renew": lambda connection, batch: batches.renew(connection, batch, lease_seconds=15, rows=7, bytes_read=70),
-    "enter": lambda connection, batch: batches.enter(connection, batch, State.VALIDATING),
-    "complete": lambda connection, batch: batches.complete(connection, batch, Counts(total=7, valid=7), {}),
-    "fail": lambda connection, batch: batches.fail(
+    "renew": lambda connection, batch: claims.renew(connection, batch, lease_seconds=15, rows=7, bytes_read=70),
+    "enter": lambda connection, batch: claims.enter(connection, batch, State.VALIDATING),
+    "complete": lambda connection, batch: claims.complete(connection, batch, Counts(total=7, valid=7), {}),
+    "fail": lambda connection, batch: claims.fail(
         connection, batch, Counts(total=7, invalid=7), {}, code="EMPTY_FILE", reason="Empty."
     ),
 }
@@ -120,7 +121,7 @@ class TestClaim:
         batch = made.claimed()
         look.expire(batch.id)
         with database.begin() as connection:
-            batches.renew(connection, batch, lease_seconds=15, rows=12, bytes_read=345)
+            claims.renew(connection, batch, lease_seconds=15, rows=12, bytes_read=345)
         assert made.claim(batch.id) is None
         stands = look.batch(batch.id)
         assert (stands.rows_processed, stands.bytes_processed) == (12, 345)
@@ -162,7 +163,7 @@ class TestPoison:
         look.expire(batch.id)
         assert made.claim(batch.id) is None
         with database.begin() as connection, pytest.raises(LostClaimError):
-            batches.complete(connection, batch, Counts(), {})
+            claims.complete(connection, batch, Counts(), {})
 
 
 class TestFence:
@@ -193,7 +194,7 @@ class TestFence:
         look.expire(old.id)
         new = made.claim(old.id)
         with database.begin() as connection:
-            assert not batches.release(connection, old, counts_against_batch=False)
+            assert not claims.release(connection, old, counts_against_batch=False)
         assert look.batch(old.id) == new
 
     def test_a_write_with_the_present_fence_is_made(self, made: Batches, look: Look, database: Engine) -> None:
@@ -211,9 +212,9 @@ class TestFence:
             last_judgment_id=108,
         )
         with database.begin() as connection:
-            batches.enter(connection, batch, State.VALIDATING)
-            batches.enter(connection, batch, State.INSERTING)
-            batches.complete(connection, batch, counts, {"container": "csv"})
+            claims.enter(connection, batch, State.VALIDATING)
+            claims.enter(connection, batch, State.INSERTING)
+            claims.complete(connection, batch, counts, {"container": "csv"})
         stands = look.batch(batch.id)
         assert (stands.status, stands.fence, stands.lease_until, stands.lease_owner) == (State.COMPLETED, 1, None, None)
         assert (stands.row_count_total, stands.row_count_valid, stands.row_count_invalid) == (10, 9, 1)
@@ -227,7 +228,7 @@ class TestRelease:
     def test_it_gives_the_attempt_back(self, made: Batches, look: Look, database: Engine) -> None:
         batch = made.claimed()
         with database.begin() as connection:
-            assert batches.release(connection, batch, counts_against_batch=False)
+            assert claims.release(connection, batch, counts_against_batch=False)
         stands = look.batch(batch.id)
         assert (stands.status, stands.attempts, stands.setbacks, stands.lease_until) == (State.UPLOADED, 0, 1, None)
 
@@ -236,7 +237,7 @@ class TestRelease:
     ) -> None:
         batch = made.claimed()
         with database.begin() as connection:
-            assert batches.release(connection, batch, counts_against_batch=True)
+            assert claims.release(connection, batch, counts_against_batch=True)
         assert (look.batch(batch.id).attempts, look.batch(batch.id).setbacks) == (1, 1)
 
     def test_the_wait_doubles_up_to_a_minute(self, made: Batches, look: Look, database: Engine) -> None:
@@ -246,7 +247,7 @@ class TestRelease:
             batch = made.claim(batch_id)
             assert batch is not None
             with database.begin() as connection:
-                batches.release(connection, batch, counts_against_batch=False)
+                claims.release(connection, batch, counts_against_batch=False)
                 waits.append(
                     connection.scalar(
                         text("SELECT extract(epoch FROM not_before - clock_timestamp()) FROM intake.batches")
@@ -260,12 +261,12 @@ class TestRelease:
         batch = made.claimed()
         look.change("UPDATE intake.batches SET setbacks = 1000000")
         with database.begin() as connection:
-            assert batches.release(connection, batch, counts_against_batch=False)
+            assert claims.release(connection, batch, counts_against_batch=False)
 
     def test_the_batch_can_be_claimed_when_the_wait_is_over(self, made: Batches, database: Engine) -> None:
         batch = made.claimed()
         with database.begin() as connection:
-            batches.release(connection, batch, counts_against_batch=False)
+            claims.release(connection, batch, counts_against_batch=False)
         begun = time.monotonic()
         while made.claim(batch.id) is None:
             assert time.monotonic() - begun < 10
@@ -290,7 +291,7 @@ class TestShutdown:
         others = [made.claimed(owner="host/100/11"), made.claimed(owner="ghost/10/11")]
         finished = made.put(State.COMPLETED, lease_owner="host/10/11")
         with database.begin() as connection:
-            returned = batches.release_all_of(connection, "host/10/")
+            returned = claims.release_all_of(connection, "host/10/")
         assert sorted(returned, key=lambda batch: batch.id) == sorted(mine, key=lambda batch: batch.id)
         for batch in mine:
             stands = look.batch(batch.id)
@@ -303,13 +304,13 @@ class TestShutdown:
     def test_a_name_is_no_pattern(self, made: Batches, database: Engine) -> None:
         made.claimed(owner="host/10/11")
         with database.begin() as connection:
-            assert batches.release_all_of(connection, "h%/10/") == []
+            assert claims.release_all_of(connection, "h%/10/") == []
 
 
 class TestHints:
     def take(self, engine: Engine, **how: Any) -> list[tuple[Any, str]]:
         with engine.begin() as connection:
-            return batches.take_unhinted(connection, **how)
+            return hinting.take_unhinted(connection, **how)
 
     def age(self, look: Look, seconds: int) -> None:
         look.change(
@@ -334,15 +335,15 @@ class TestHints:
     def test_a_forgotten_hint_is_due_again(self, made: Batches, database: Engine) -> None:
         batch = made.new()
         with database.begin() as connection:
-            batches.forget_hint(connection, batch.id)
+            hinting.forget_hint(connection, batch.id)
         assert self.take(database) == [(batch.id, "normal")]
 
     def test_two_reconcilers_share_the_work(self, made: Batches, look: Look, database: Engine) -> None:
         ids = {made.new().id for _ in range(10)}
         self.age(look, 60)
         with database.begin() as one, database.begin() as two:
-            first = batches.take_unhinted(one, limit=4)
-            second = batches.take_unhinted(two, limit=100)
+            first = hinting.take_unhinted(one, limit=4)
+            second = hinting.take_unhinted(two, limit=100)
         assert (len(first), len(second)) == (4, 6)
         assert {batch_id for batch_id, _ in first + second} == ids
 
@@ -376,7 +377,7 @@ class TestNextClaimable:
         found = []
         for _ in range(4):
             with database.begin() as connection:
-                chosen = batches.next_claimable(connection)
+                chosen = hinting.next_claimable(connection)
             assert chosen is not None
             found.append(chosen)
             assert made.claim(chosen) is not None
@@ -386,7 +387,7 @@ class TestNextClaimable:
         made.claimed()
         made.put(State.COMPLETED)
         with database.begin() as connection:
-            assert batches.next_claimable(connection) is None
+            assert hinting.next_claimable(connection) is None
 
 
 class TestRetry:
@@ -473,7 +474,7 @@ class TestStaleBackends:
 
     def end(self, engine: Engine, batch: Batch) -> int:
         with engine.begin() as connection:
-            return batches.end_stale_backends(connection, batch.id)
+            return claims.end_stale_backends(connection, batch.id)
 
     def test_the_load_itself_gives_the_name(self, made: Batches, look: Look, database: Engine) -> None:
         batch = made.claimed()
@@ -527,7 +528,7 @@ class TestStaleBackends:
     ) -> None:
         batch = made.claimed()
         with database.begin() as connection:
-            batches.release(connection, batch, counts_against_batch=False)
+            claims.release(connection, batch, counts_against_batch=False)
         with self.loading(service_url, batch) as left:
             assert self.end(database, batch) == 1
             assert not self.is_alive(left)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from app.batch import State
 from app.local.valkey import Valkey
 from app.settings import Settings
-from app.store import batches, judgments
+from app.store import claims, hinting, judgments
 from tasks import process
 from tasks.reconciler import Reconciler, hand_over, sign_off
 from tests.conftest import Look, Sender
@@ -74,7 +74,7 @@ class TestWithABroker:
     ) -> None:
         batch = send(clean_file(2))
         with process.engine().begin() as connection:
-            batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
+            claims.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
         look.expire(batch.id)
         with reconciling(celery):
             assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
@@ -85,7 +85,7 @@ class TestWithABroker:
         """As one that stands still between its last statement and its commit."""
         batch = send(clean_file(2))
         with process.engine().begin() as connection:
-            batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
+            claims.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
         look.expire(batch.id)
         stopped = process.engine().connect()
         judgments.begin_load(stopped, batch.id, 1)
@@ -118,8 +118,8 @@ class TestWithABroker:
     ) -> None:
         mine, others = send(clean_file(2)), send(clean_file(2, start=10))
         with process.engine().begin() as connection:
-            batches.claim(connection, mine.id, owner=f"{process.worker_prefix()}77", lease_seconds=15)
-            batches.claim(connection, others.id, owner="ghost/1/2", lease_seconds=15)
+            claims.claim(connection, mine.id, owner=f"{process.worker_prefix()}77", lease_seconds=15)
+            claims.claim(connection, others.id, owner="ghost/1/2", lease_seconds=15)
         hand_over()
         assert (look.batch(mine.id).status, look.batch(mine.id).attempts) == (State.UPLOADED, 0)
         assert (look.batch(others.id).status, look.batch(others.id).attempts) == (State.STAGING, 1)
@@ -177,7 +177,7 @@ class TestWithoutADatabase:
     ) -> None:
         batch = send(clean_file(2))
         hinted(look, 60)
-        take, failures = batches.take_unhinted, []
+        take, failures = hinting.take_unhinted, []
 
         def fail_twice(connection: object) -> object:
             if len(failures) < 2:
@@ -185,7 +185,7 @@ class TestWithoutADatabase:
                 raise ZeroDivisionError("whatever it is")
             return take(connection)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(batches, "take_unhinted", fail_twice)
+        monkeypatch.setattr(hinting, "take_unhinted", fail_twice)
         with reconciling(celery):
             assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
         assert len(failures) == 2
@@ -195,14 +195,14 @@ class TestAWorkerThatStandsStill:
     def test_it_holds_no_batch_for_longer_than_its_transaction_may_idle(
         self, celery: Celery, send: Sender, look: Look, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(batches, "_HINTING_SECONDS", 1)
+        monkeypatch.setattr(hinting, "_HINTING_SECONDS", 1)
         batch = send(clean_file(2))
         hinted(look, 60)
         stopped = process.engine().connect()
-        assert batches.take_unhinted(stopped) == [(batch.id, "normal")]
+        assert hinting.take_unhinted(stopped) == [(batch.id, "normal")]
         time.sleep(1.5)
         with process.engine().begin() as connection:
-            assert batches.take_unhinted(connection) == [(batch.id, "normal")]
+            assert hinting.take_unhinted(connection) == [(batch.id, "normal")]
         with pytest.raises(SQLAlchemyError):
             stopped.execute(text("SELECT 1"))
         stopped.close()

@@ -24,7 +24,7 @@ from app.intake import Workshop
 from app.local.valkey import free_port
 from app.observer import Change, Why
 from app.settings import Settings
-from app.store import batches
+from app.store import claims
 from app.store.batches import Batch, Counts
 from monitoring.metrics import CATALOGUE, Shown
 from monitoring.tally import Tally
@@ -238,7 +238,7 @@ class TestAttempts:
     def test_a_takeover_a_loss_and_releases(self, watched: Workshop, served: Served, send: Sender, look: Look) -> None:
         batch = send(clean_file(3))
         with watched.engine.begin() as connection:
-            batches.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
+            claims.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
         look.expire(batch.id)
         assert intake.ingest(watched, batch.id) is State.COMPLETED
         assert served.counts()["dragonfly_lease_takeovers_total"] == 1
