@@ -18,13 +18,15 @@ from app.batch import PRIORITIES, RUNNING, State
 from app.settings import Limit, Settings
 from app.store import alerts, watch
 from monitoring.discord import webhook_of
-from monitoring.report import Finding, Level
+from monitoring.report import NEXT, Finding, Level
 from monitoring.schema_cache import SchemaCache
 
 RATE_MINUTES = 60
 BEAT = "beat"
 _LEDGER_ROWS = 200_000
 """So many rows of older batches are counted again in one run; the next run goes on behind them."""
+_LEDGER_ROWS_OF_LAST = 2_000_000
+"""So many rows of the last hour are counted again in each run; the rest of them comes in turn."""
 _ORDER_OF_STATES = [state for state in State if state in RUNNING]
 
 
@@ -42,12 +44,25 @@ class CannotRunError(Exception):
     """A check cannot run; the message is the reason, in words, without secrets and without rows."""
 
 
+@dataclass(frozen=True)
+class NoBroker:
+    """In a broker's place, where its address is none; the reason says what it should be."""
+
+    reason: str
+
+    def ping(self) -> Any:
+        raise CannotRunError(self.reason)
+
+    def llen(self, name: str) -> Any:
+        raise CannotRunError(self.reason)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
     """What a check may look at. ``now`` and ``started_at`` are by the database's clock.
 
-    ``grace_seconds`` after ``started_at``, a check without data is no longer one that waits for them. ``previous`` has the
-    findings of the last recorded run, by name.
+    ``grace_seconds`` after ``started_at``, a check without data is no longer one that waits for them; ``start_is_known``
+    where older data are those of an earlier stack. ``previous`` has the findings of the last recorded run, by name.
     """
 
     settings: Settings
@@ -56,6 +71,7 @@ class Scene:
     now: dt.datetime
     started_at: dt.datetime
     grace_seconds: float
+    start_is_known: bool = False
     broker: Broker | None = None
     schema_cache: SchemaCache | None = None
     local_disk_free_percent: float | None = None
@@ -105,24 +121,30 @@ def schema_cache(scene: Scene) -> Finding:
 
 
 def ledger(scene: Scene) -> Finding:
-    """The books of finished batches: the last hour's, those that were wrong in the last run, and the next older ones."""
-    before = scene.previous.get("ledger", {}).get("details", {})
-    cursor = before.get("counted_to")
-    after = None if cursor is None else dt.datetime.fromisoformat(cursor)
-    older = watch.books_after(scene.connection, after, most_rows=_LEDGER_ROWS)
+    """The books of finished batches: the last hour's, those that were wrong in the last run, and the older ones in turn.
+
+    Where all older ones have no more than _LEDGER_ROWS rows together, each run counts all of them.
+    """
+    before = scene.previous.get("ledger", {}).get("details", {}).get(NEXT, {})
+    older, place = _older_books(scene.connection, _place_of(before))
     books = {
         found.batch_id: found
         for found in (
-            *watch.books_of_last(scene.connection, RATE_MINUTES),
+            *watch.books_of_last(scene.connection, RATE_MINUTES, most_rows=_LEDGER_ROWS_OF_LAST),
+            *watch.books_that_contradict_themselves(scene.connection),
             *watch.books_of(scene.connection, [UUID(text) for text in before.get("batch_ids", ())]),
             *older,
         )
     }
     wrong = [found for found in books.values() if found.wrong]
-    # At the end of the books it begins again.
+    wrong_ids = [str(found.batch_id) for found in wrong[:100]]
     details: dict[str, Any] = {
         "batches_counted": len(books),
-        "counted_to": older[-1].completed_at.isoformat() if older else None,
+        NEXT: {
+            "completed_at": None if place is None else place.completed_at.isoformat(),
+            "batch_id": None if place is None else str(place.batch_id),
+            "batch_ids": wrong_ids,
+        },
     }
     if not wrong:
         return Finding("ledger", Level.HEALTHY, f"The books of {len(books)} {_batches(len(books))} balance", details)
@@ -130,8 +152,28 @@ def ledger(scene: Scene) -> Finding:
         "ledger",
         Level.CRITICAL,
         f"The books of {len(wrong)} {_batches(len(wrong))} do not balance (0 allowed): {'; '.join(wrong[0].wrong)}",
-        {**details, "count": len(wrong), "batch_ids": [str(found.batch_id) for found in wrong[:100]]},
+        {**details, "count": len(wrong), "batch_ids": wrong_ids},
     )
+
+
+def _place_of(before: Mapping[str, Any]) -> watch.Place | None:
+    if before.get("batch_id") is None:
+        return None
+    return watch.Place(dt.datetime.fromisoformat(before["completed_at"]), UUID(before["batch_id"]))
+
+
+def _older_books(connection: Connection, place: watch.Place | None) -> tuple[list[watch.Books], watch.Place | None]:
+    """The books behind the place, from the oldest on again where they end, and the place from which the next run goes on."""
+    found = watch.books_after(connection, place, most_rows=_LEDGER_ROWS)
+    left = _LEDGER_ROWS - sum(books.rows for books in found)
+    if left <= 0 or len(found) == watch.MOST_BOOKS:
+        return found, watch.Place(found[-1].completed_at, found[-1].batch_id)
+    if place is None:
+        return found, None
+    again = watch.books_after(connection, None, most_rows=left)
+    if sum(books.rows for books in again) < left and len(again) < watch.MOST_BOOKS:
+        return [*found, *again], None
+    return [*found, *again], watch.Place(again[-1].completed_at, again[-1].batch_id)
 
 
 def backlog(scene: Scene) -> Finding:
@@ -153,11 +195,11 @@ def workers(scene: Scene) -> Finding:
     """Workers that fell silent without signing off, and queues from which the canary does not come back."""
     limit = scene.settings.sentinel_worker_seconds
     seen = watch.seen_workers(scene.connection)
-    if scene.begins:
+    if scene.begins and scene.start_is_known:
         # What an earlier stack left behind tells nothing about this one, whose workers may be starting.
         seen = [worker for worker in seen if worker.last_seen_at >= scene.started_at]
     alive = [worker for worker in seen if worker.silent_seconds <= limit]
-    dead = not_replaced([worker for worker in seen if worker.silent_seconds > limit], alive)
+    dead = watch.not_replaced([worker for worker in seen if worker.silent_seconds > limit], alive)
     details: dict[str, Any] = {
         "threshold_seconds": limit,
         "alive": len(alive),
@@ -180,7 +222,8 @@ def beat(scene: Scene) -> Finding:
     silent = watch.silent_seconds(scene.connection, BEAT)
     details = {"threshold_seconds": limit, "silent_seconds": None if silent is None else round(silent)}
     age = (scene.now - scene.started_at).total_seconds()
-    if scene.begins and (silent is None or (silent > limit and silent > age)):
+    is_of_earlier_stack = scene.start_is_known and silent is not None and limit < silent > age
+    if scene.begins and (silent is None or is_of_earlier_stack):
         return Finding(BEAT, Level.HEALTHY, "Waiting for beat's first sign of life", {**details, "waiting": True})
     if silent is None:
         return Finding(BEAT, Level.CRITICAL, f"Beat has never been seen, a sign within {limit:g}s expected", details)
@@ -201,6 +244,8 @@ def broker_finding(client: Broker | None) -> Finding:
     try:
         client.ping()
         lengths = {queue: int(client.llen(queue)) for queue in PRIORITIES}
+    except CannotRunError as problem:
+        return Finding("broker", Level.CRITICAL, f"Cannot run: {problem}", {"cannot_run": True})
     except Exception as problem:
         reason = type(problem).__name__
         return Finding("broker", Level.CRITICAL, f"The broker does not answer: {reason}", {"problem": reason})
@@ -356,22 +401,6 @@ def _overdue_details(found: Sequence[watch.Overdue]) -> dict[str, Any]:
         "oldest_seconds": round(max(overdue.oldest_seconds for overdue in found)),
         "batch_ids": [str(batch_id) for overdue in found for batch_id in overdue.ids],
     }
-
-
-def not_replaced(dead: Sequence[watch.SeenWorker], alive: Sequence[watch.SeenWorker]) -> list[watch.SeenWorker]:
-    """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
-    free = sorted((worker for worker in alive if not worker.replaces), key=lambda worker: worker.started_at)
-    left = []
-    for worker in sorted(dead, key=lambda one: one.last_seen_at):
-        heir = next(
-            (one for one in free if one.host == worker.host and one.started_at > worker.last_seen_at),
-            None,
-        )
-        if heir is None:
-            left.append(worker)
-        else:
-            free.remove(heir)
-    return left
 
 
 def _canary_finding(scene: Scene, alive: Sequence[watch.SeenWorker], details: dict[str, Any]) -> Finding:

@@ -9,10 +9,10 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Engine
 
 from app.batch import SOURCES, State
-from app.store import figures
+from app.store import figures, watch
 from app.store.figures import Figures
 from monitoring import metrics as m
-from monitoring.checks import BEAT, CHECKS, not_replaced
+from monitoring.checks import BEAT, CHECKS
 from monitoring.glance import Glance
 from monitoring.report import Level
 
@@ -98,7 +98,7 @@ def _batches(found: Figures) -> Iterator[Family]:
 
 def _signs_of_life(found: Figures, silent_seconds: float) -> Iterator[Family]:
     alive = [worker for worker in found.workers if worker.silent_seconds <= silent_seconds]
-    dead = not_replaced([worker for worker in found.workers if worker.silent_seconds > silent_seconds], alive)
+    dead = watch.not_replaced([worker for worker in found.workers if worker.silent_seconds > silent_seconds], alive)
     yield m.WORKERS.gauge([(("alive",), len(alive)), (("silent",), len(dead))])
     yield m.WORKER_SLOTS.gauge([((), sum(worker.concurrency for worker in alive))])
     yield m.WORKER_SLOTS_BUSY.gauge([((), sum(worker.running for worker in alive))])

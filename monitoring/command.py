@@ -15,7 +15,7 @@ from app.settings import Settings, SettingsError
 from monitoring.report import Level, Report
 
 if TYPE_CHECKING:
-    import redis
+    from monitoring.checks import Broker
 
 INTERVAL_SECONDS = 300
 BROKER_TIMEOUT_SECONDS = 2.0
@@ -62,7 +62,9 @@ def sentinel(settings: Settings, as_json: bool, loop: bool, interval: float, che
     """
     from monitoring.sentinel import Sentinel
 
-    watching = Sentinel(settings=settings, interval_seconds=interval, broker=broker_of(settings))
+    # Who runs it more rarely than beat gives what it waits for no more time than beat does: they would contradict each other.
+    patience = min(interval, settings.sentinel_interval_seconds)
+    watching = Sentinel(settings=settings, interval_seconds=patience, broker=broker_of(settings))
     stopping = threading.Event()
     if loop:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -76,15 +78,21 @@ def sentinel(settings: Settings, as_json: bool, loop: bool, interval: float, che
             sys.exit(report.status.exit_status)
 
 
-def broker_of(settings: Settings) -> redis.Redis | None:
+def broker_of(settings: Settings) -> Broker | None:
     """A client that never waits long; None where there is no address."""
     import redis
 
+    from monitoring.checks import NoBroker
+
     if settings.redis_url is None:
         return None
-    return redis.Redis.from_url(
-        settings.redis_url, socket_timeout=BROKER_TIMEOUT_SECONDS, socket_connect_timeout=BROKER_TIMEOUT_SECONDS
-    )
+    try:
+        return redis.Redis.from_url(
+            settings.redis_url, socket_timeout=BROKER_TIMEOUT_SECONDS, socket_connect_timeout=BROKER_TIMEOUT_SECONDS
+        )
+    except ValueError:
+        # Its text may hold the password.
+        return NoBroker("REDIS_URL is no address of Redis: it begins with redis://, rediss:// or unix://")
 
 
 def main() -> None:
@@ -93,6 +101,10 @@ def main() -> None:
         sentinel(prog_name="python -m monitoring.sentinel")
     except SettingsError as problem:
         click.echo(f"Error: {problem}", err=True)
+        sys.exit(COULD_NOT)
+    except Exception as defect:
+        # Exit status 1 would say degraded. Its text may hold anything.
+        click.echo(f"Error: unexpected {type(defect).__name__}; this is a fault of Dragonfly's.", err=True)
         sys.exit(COULD_NOT)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app.store.alerts import Alert
+from monitoring.report import NEXT
 
 # https://discord.com/developers/docs/resources/message#embed-object-embed-limits
 _TITLE, _DESCRIPTION, _FIELDS, _NAME, _VALUE, _TOTAL = 256, 4096, 25, 256, 1024, 6000
@@ -60,7 +61,7 @@ def message(alert: Alert, runbook_url: str | None = None) -> dict[str, Any]:
 
 def _figures(details: Mapping[str, Any], most: int, room: int) -> list[dict[str, Any]]:
     """The details as fields, at most so many and so long together; None is no figure."""
-    figures = [_field(name, _written(value)) for name, value in details.items() if value is not None]
+    figures = [_field(name, _written(value)) for name, value in details.items() if value is not None and name != NEXT]
     shown: list[dict[str, Any]] = []
     for place, figure in enumerate(figures):
         left = len(figures) - place

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+NEXT = "next"
+"""Among a finding's details: what its check hands to its next run. It outlives a run in which the check cannot run."""
+
 
 class Level(StrEnum):
     """How a check stands. An alert is anything but HEALTHY."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from sqlalchemy import Engine, text
@@ -20,13 +21,20 @@ from monitoring.bounded import IDLE_SECONDS
 from monitoring.checks import CHECKS, Broker, CannotRunError, Check, Scene, broker_finding
 from monitoring.outage import Outage
 from monitoring.recording import record
-from monitoring.report import Finding, Level, Report
+from monitoring.report import NEXT, Finding, Level, Report
 from monitoring.schema_cache import SchemaCache
 
 log = structlog.get_logger()
 
 _STATEMENT_SECONDS = 10
 _NO_DATABASE = "PostgreSQL does not answer"
+_NOT_MIGRATED = "the database lacks Dragonfly's tables: run 'dragonfly migrate'"
+_SENTENCES = {
+    "42P01": _NOT_MIGRATED,
+    "3F000": _NOT_MIGRATED,
+    "42501": "DATABASE_URL's role may not read Dragonfly's tables: it is to be service_role",
+}
+"""By SQLSTATE, where PostgreSQL answers and the schema does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +43,7 @@ class Sentinel:
 
     ``interval_seconds`` is how often it runs: a check without data is healthy for two of them after the start. The start
     is ``begun`` (time.monotonic) where this process starts with what it watches, else that of the running local stack, else
-    the first run on record. ``broker`` is a Redis client with timeouts.
+    the first sign of the deployment on record. ``broker`` is a Redis client with timeouts.
     """
 
     settings: Settings
@@ -55,11 +63,11 @@ class Sentinel:
                 scene = bounded.call(lambda: self._look_around(engine))
                 return Report(scene.now, self.settings.env, _judge_all(only, scene))
             except Exception as trouble:
-                problem = f"{_NO_DATABASE} ({_reason(trouble)})"
+                problem = _SENTENCES.get(_sqlstate(trouble), f"{_NO_DATABASE} ({_reason(trouble)})")
         findings = [
             broker_finding(self.broker)
             if name == "broker"
-            else _cannot_run(name, problem if name == "database" else _NO_DATABASE)
+            else _cannot_run(name, problem if name == "database" or problem in _SENTENCES.values() else _NO_DATABASE)
             for name in CHECKS
             if name in only
         ]
@@ -111,12 +119,14 @@ class Sentinel:
         with engine.connect() as connection:
             now = watch.clock(connection)
             last = sentinel.last_run(connection)
+            known_start = self._known_start(now)
             return Scene(
                 settings=self.settings,
                 engine=engine,
                 connection=connection,
                 now=now,
-                started_at=self._started_at(now, sentinel.first_run_at(connection)),
+                started_at=known_start or sentinel.first_sign_at(connection) or now,
+                start_is_known=known_start is not None,
                 grace_seconds=2 * self.interval_seconds,
                 broker=self.broker,
                 schema_cache=self._schema_cache(),
@@ -124,13 +134,13 @@ class Sentinel:
                 previous={} if last is None else last.findings,
             )
 
-    def _started_at(self, now: dt.datetime, first_run: dt.datetime | None) -> dt.datetime:
+    def _known_start(self, now: dt.datetime) -> dt.datetime | None:
         if self.begun is not None:
             return now - dt.timedelta(seconds=time.monotonic() - self.begun)
         stack = read_run_file(self.settings.run_file).get("started_at")
         if isinstance(stack, str):
             return dt.datetime.fromisoformat(stack)
-        return now if first_run is None else first_run
+        return None
 
     def _schema_cache(self) -> SchemaCache | None:
         if self.settings.postgrest_url is None:
@@ -164,11 +174,16 @@ def _judge(name: str, check: Check, scene: Scene) -> Finding:
     try:
         return bounded.call(work)
     except Exception as problem:
-        return _cannot_run(name, _reason(problem))
+        before = scene.previous.get(name, {}).get("details", {})
+        return _cannot_run(name, _reason(problem), {NEXT: before[NEXT]} if NEXT in before else {})
 
 
-def _cannot_run(check: str, reason: str) -> Finding:
-    return Finding(check, Level.CRITICAL, f"Cannot run: {reason}", {"cannot_run": True})
+def _cannot_run(check: str, reason: str, kept: Mapping[str, Any] | None = None) -> Finding:
+    return Finding(check, Level.CRITICAL, f"Cannot run: {reason}", {"cannot_run": True, **(kept or {})})
+
+
+def _sqlstate(problem: Exception) -> str:
+    return getattr(getattr(problem, "orig", None), "sqlstate", None) or ""
 
 
 def _reason(problem: Exception) -> str:
@@ -177,7 +192,7 @@ def _reason(problem: Exception) -> str:
         return str(problem)
     if isinstance(problem, TimeoutError):
         return f"no answer within {bounded.LONGEST_SECONDS:g}s"
-    sqlstate = getattr(getattr(problem, "orig", None), "sqlstate", None)
+    sqlstate = _sqlstate(problem)
     return f"{type(problem).__name__}{f', SQLSTATE {sqlstate}' if sqlstate else ''}"
 
 

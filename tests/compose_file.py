@@ -38,7 +38,22 @@ def variables(text: str) -> set[str]:
     return {found["name"] for found in _VARIABLE.finditer(text) if found["name"]}
 
 
-PROJECT: dict[str, Any] = interpolated(yaml.safe_load(FILE.read_text(encoding="utf-8")))
+class _Strict(yaml.SafeLoader):
+    """As compose reads a file: a key that stands twice is refused, where YAML for Python keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"line {node.start_mark.line + 1}: {', '.join(sorted(twice))} stands twice")
+        return super().construct_mapping(node, deep)
+
+
+def read(text: str) -> Any:
+    """The file's content. Raises ValueError for a key that stands twice in a mapping."""
+    return yaml.load(text, _Strict)  # noqa: S506
+
+
+PROJECT: dict[str, Any] = interpolated(read(FILE.read_text(encoding="utf-8")))
 SERVICES: dict[str, Service] = PROJECT["services"]
 APPLICATION = {name: service for name, service in SERVICES.items() if service["image"] == SERVICES["web"]["image"]}
 ONE_SHOTS = {name for name, service in SERVICES.items() if service["restart"] == "no"}

@@ -322,8 +322,8 @@ def prune(connection: Connection) -> int:
     return connection.execute(
         text(
             """
-            DELETE FROM ops.alerts WHERE sent_at < clock_timestamp() - make_interval(days => :days)
-                OR (created_at < clock_timestamp() - interval '1 day' AND NOT EXISTS (
+            DELETE FROM ops.alerts WHERE sent_at < statement_timestamp() - make_interval(days => :days)
+                OR (created_at < statement_timestamp() - interval '1 day' AND NOT EXISTS (
                     SELECT FROM ops.alerts tried WHERE tried.attempts > 0))
             """
         ),

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from app.batch import PRIORITIES
+from app.store import watch
 from app.store.claims import CLAIMABLE
 
 Rows = Sequence[Mapping[str, Any]]
@@ -180,18 +181,12 @@ def queues(connection: Connection) -> Rows:
     return [{**empty, **found.get(priority, {}), "priority": priority} for priority in PRIORITIES]
 
 
-def workers(connection: Connection, *, silent_after_seconds: float) -> Mapping[str, Any]:
-    """How many workers live, how many have fallen silent without a word, how many batches the living take at once."""
-    lives = "last_seen_at >= clock_timestamp() - make_interval(secs => :silent)"
-    return _rows(
-        connection,
-        f"""
-        SELECT count(*) FILTER (WHERE {lives}) AS alive, count(*) FILTER (WHERE NOT {lives}) AS silent,
-            coalesce(sum(concurrency) FILTER (WHERE {lives}), 0) AS places
-        FROM ops.workers
-        """,
-        silent=silent_after_seconds,
-    )[0]
+def workers(connection: Connection, *, silent_after_seconds: float) -> Mapping[str, int]:
+    """How many workers live, how many fell silent in whose place nobody has started, how many batches the living take."""
+    seen = watch.seen_workers(connection)
+    alive = [worker for worker in seen if worker.silent_seconds <= silent_after_seconds]
+    silent = watch.not_replaced([worker for worker in seen if worker not in alive], alive)
+    return {"alive": len(alive), "silent": len(silent), "places": sum(worker.concurrency for worker in alive)}
 
 
 def sentinel(connection: Connection, *, flips: int) -> Sentinel:

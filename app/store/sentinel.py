@@ -121,7 +121,7 @@ def add_run(
         },
     )
     connection.execute(
-        text("DELETE FROM ops.sentinel_runs WHERE started_at < clock_timestamp() - make_interval(days => :days)"),
+        text("DELETE FROM ops.sentinel_runs WHERE started_at < statement_timestamp() - make_interval(days => :days)"),
         {"days": _KEPT_DAYS},
     )
 
@@ -141,7 +141,14 @@ def last_run(connection: Connection) -> LastRun | None:
     return LastRun(float(row.age), {finding["check"]: finding for finding in row.findings})
 
 
-def first_run_at(connection: Connection) -> dt.datetime | None:
-    """When the oldest run that is kept began."""
-    found: dt.datetime | None = connection.execute(text("SELECT min(started_at) FROM ops.sentinel_runs")).scalar()
-    return found
+def first_sign_at(connection: Connection) -> dt.datetime | None:
+    """When the first thing happened that is on record: a run, a batch, a key."""
+    found: dt.datetime | None = connection.execute(
+        text(
+            """
+            SELECT least((SELECT min(started_at) FROM ops.sentinel_runs), (SELECT min(created_at) FROM intake.batches),
+                (SELECT min(created_at) FROM ops.api_keys))
+            """
+        )
+    ).scalar()
+    return None if found is None else found.astimezone(dt.UTC)

@@ -10,6 +10,10 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 _SHOWN_IDS = 5
+MOST_BOOKS = 500
+"""So many batches at most are counted behind a place."""
+_MOST_CONTRADICTIONS = 100
+_FINISHED = "b.status IN ('completed', 'failed')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,17 @@ class Books:
 
     batch_id: UUID
     completed_at: dt.datetime
+    rows: int
     wrong: list[str]
     """Each account that does not balance, with both figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A batch's place among all finished ones, in the order in which they ended."""
+
+    completed_at: dt.datetime
+    batch_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +137,7 @@ def rows_of_last(connection: Connection, minutes: int) -> list[Rows]:
             SELECT source, count(*), sum(row_count_total), sum(row_count_invalid), sum(row_count_valid),
                 sum(row_count_duplicate)
             FROM intake.batches
-            WHERE completed_at > clock_timestamp() - make_interval(mins => :minutes) AND row_count_total > 0
+            WHERE completed_at > statement_timestamp() - make_interval(mins => :minutes) AND row_count_total > 0
             GROUP BY source ORDER BY source
             """
         ),
@@ -133,10 +146,21 @@ def rows_of_last(connection: Connection, minutes: int) -> list[Rows]:
     return [Rows(source, *(int(figure) for figure in figures)) for source, *figures in rows]
 
 
-def books_of_last(connection: Connection, minutes: int) -> list[Books]:
-    """The books of the batches that ended within the last ``minutes``."""
+def books_of_last(connection: Connection, minutes: int, *, most_rows: int) -> list[Books]:
+    """The books of the batches that ended within the last ``minutes``, the newest up to ``most_rows`` rows of them."""
     return _books(
-        connection, "b.completed_at > clock_timestamp() - make_interval(mins => :minutes)", {"minutes": minutes}
+        connection,
+        f"""
+        b.id IN (
+            SELECT id FROM (
+                SELECT b.id, sum(b.row_count_total) OVER (ORDER BY b.completed_at DESC, b.id DESC) - b.row_count_total
+                    AS rows_before
+                FROM intake.batches b
+                WHERE {_FINISHED} AND b.completed_at > statement_timestamp() - make_interval(mins => :minutes)
+            ) AS counted WHERE rows_before <= :most
+        )
+        """,
+        {"minutes": minutes, "most": most_rows},
     )
 
 
@@ -145,22 +169,48 @@ def books_of(connection: Connection, batch_ids: Sequence[UUID]) -> list[Books]:
     return _books(connection, "b.id = ANY (:ids)", {"ids": list(batch_ids)})
 
 
-def books_after(connection: Connection, after: dt.datetime | None, *, most_rows: int) -> list[Books]:
-    """The books of the batches that ended next after a moment, up to ``most_rows`` rows of them and at least one."""
+def books_that_contradict_themselves(connection: Connection) -> list[Books]:
+    """The books of some batches whose own counts do not add up, whenever they ended."""
     return _books(
         connection,
-        """
+        f"""
+        b.id IN (
+            SELECT b.id FROM intake.batches b
+            WHERE {_FINISHED} AND (b.row_count_total <> b.row_count_valid + b.row_count_invalid
+                OR (b.status = 'completed' AND b.row_count_valid <> b.row_count_inserted + b.row_count_duplicate))
+            LIMIT {_MOST_CONTRADICTIONS}
+        )
+        """,
+        {},
+    )
+
+
+def books_after(connection: Connection, after: Place | None, *, most_rows: int) -> list[Books]:
+    """The books of the batches that ended next behind a place, or first of all.
+
+    As many as have ``most_rows`` rows together, at least one, and at most MOST_BOOKS.
+    """
+    return _books(
+        connection,
+        f"""
         b.id IN (
             SELECT id FROM (
                 SELECT id, sum(row_count_total) OVER (ORDER BY completed_at, id) - row_count_total AS rows_before
                 FROM (
-                    SELECT id, completed_at, row_count_total FROM intake.batches
-                    WHERE completed_at > coalesce(:after, '-infinity'::timestamptz) ORDER BY completed_at, id LIMIT 500
+                    SELECT b.id, b.completed_at, b.row_count_total FROM intake.batches b
+                    WHERE {_FINISHED}
+                        AND (b.completed_at, b.id) > (coalesce(:at, '-infinity'::timestamptz), CAST(:id AS uuid))
+                    ORDER BY b.completed_at, b.id LIMIT :batches
                 ) AS later
             ) AS counted WHERE rows_before <= :most
         )
         """,
-        {"after": after, "most": most_rows},
+        {
+            "at": None if after is None else after.completed_at,
+            "id": UUID(int=0) if after is None else after.batch_id,
+            "batches": MOST_BOOKS,
+            "most": most_rows,
+        },
     )
 
 
@@ -168,7 +218,7 @@ def _books(connection: Connection, which: str, values: dict[str, object]) -> lis
     rows = connection.execute(
         text(
             f"""
-            SELECT b.id, b.completed_at, array_remove(ARRAY[
+            SELECT b.id, b.completed_at, b.row_count_total, array_remove(ARRAY[
                 CASE WHEN b.row_count_total <> b.row_count_valid + b.row_count_invalid THEN
                     format('total %s is not valid %s + invalid %s',
                         b.row_count_total, b.row_count_valid, b.row_count_invalid) END,
@@ -189,13 +239,16 @@ def _books(connection: Connection, which: str, values: dict[str, object]) -> lis
                     SELECT count(*) AS stored FROM public.judgments j
                     WHERE j.id BETWEEN b.first_judgment_id AND b.last_judgment_id AND j.batch_id = b.id
                 ) AS judgments
-            WHERE b.status IN ('completed', 'failed') AND {which}
+            WHERE {_FINISHED} AND {which}
             ORDER BY b.completed_at, b.id
             """
         ),
         values,
     )
-    return [Books(batch_id, completed_at.astimezone(dt.UTC), list(wrong)) for batch_id, completed_at, wrong in rows]
+    return [
+        Books(batch_id, completed_at.astimezone(dt.UTC), total, list(wrong))
+        for batch_id, completed_at, total, wrong in rows
+    ]
 
 
 def seen_workers(connection: Connection) -> list[SeenWorker]:
@@ -228,6 +281,22 @@ def seen_workers(connection: Connection) -> list[SeenWorker]:
         )
         for row in rows
     ]
+
+
+def not_replaced(dead: Sequence[SeenWorker], alive: Sequence[SeenWorker]) -> list[SeenWorker]:
+    """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
+    free = sorted((worker for worker in alive if not worker.replaces), key=lambda worker: worker.started_at)
+    left = []
+    for worker in sorted(dead, key=lambda one: one.last_seen_at):
+        heir = next(
+            (one for one in free if one.host == worker.host and one.started_at > worker.last_seen_at),
+            None,
+        )
+        if heir is None:
+            left.append(worker)
+        else:
+            free.remove(heir)
+    return left
 
 
 def canaries(connection: Connection) -> list[Canary]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import os
 import shutil
@@ -241,16 +242,49 @@ class TestWhatIsRecorded:
         assert len(flips(look)) == 1
 
     def test_wrong_books_stay_critical_until_they_are_righted(self, watching: Sentinel, left: Left, look: Look) -> None:
-        """They are counted again in every run, although the count has long gone on to other batches."""
         batch_id = left.counted(inserted=3, since_minutes=60 * 24)
         watching.watch()
         left.do("UPDATE public.judgments SET batch_id = gen_random_uuid() WHERE row_index = 1")
-        levels = [watching.watch().status for _ in range(4)]
-        assert Status.CRITICAL in levels
-        assert levels[levels.index(Status.CRITICAL) :].count(Status.HEALTHY) == 0
+        assert [watching.watch().status for _ in range(4)] == [Status.CRITICAL] * 4
         left.do("UPDATE public.judgments SET batch_id = :id", id=batch_id)
         assert watching.watch().status is Status.HEALTHY
         assert [after for _, _, after in flips(look)] == ["CRITICAL", "HEALTHY"]
+
+    def test_books_of_which_each_run_counts_a_few_are_all_counted_in_turn(
+        self, watching: Sentinel, left: Left, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also those that ended in the same moment, and behind many that have no books."""
+        monkeypatch.setattr(checks.watch, "MOST_BOOKS", 3)
+        ids = [left.counted(inserted=1, since_minutes=60 * 24) for _ in range(8)]
+        for _ in range(5):
+            left.batch("cancelled", since_minutes=60 * 24)
+        left.do("UPDATE intake.batches SET completed_at = date_trunc('day', now() - interval '2 days')")
+        watching.watch()
+        left.do("UPDATE public.judgments SET batch_id = gen_random_uuid() WHERE batch_id = :id", id=ids[5])
+        statuses = [watching.watch().status for _ in range(4)]
+        first = statuses.index(Status.CRITICAL)
+        # Eight of them, three behind the place and three more from the oldest on: found by the third run at the latest.
+        assert first <= 2
+        assert set(statuses[first:]) == {Status.CRITICAL}
+
+    def test_what_was_wrong_is_not_forgotten_by_a_run_that_could_not_count(
+        self, watching: Sentinel, left: Left, look: Look, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch_id = left.counted(inserted=3, since_minutes=60 * 24)
+        left.do("UPDATE public.judgments SET batch_id = gen_random_uuid() WHERE row_index = 1")
+        watching.watch()
+
+        def fails(_: checks.Scene) -> Any:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sentinel, "CHECKS", {**checks.CHECKS, "ledger": fails})
+            watching.watch()
+        with monkeypatch.context() as patched:
+            patched.setattr(checks.watch, "books_after", lambda *_, **__: [])
+            (found,) = [finding for finding in watching.watch().findings if finding.check == "ledger"]
+        assert found.details["batch_ids"] == [str(batch_id)]
+        assert flips(look) == [("ledger", "HEALTHY", "CRITICAL")]
 
     def test_old_runs_are_dropped(self, watching: Sentinel, left: Left, look: Look) -> None:
         left.first_run(minutes_ago=60 * 24 * 31)
@@ -294,6 +328,55 @@ class TestChecksThatCannotRun:
         report = watching.run()
         assert report.alerts[0].message == "Cannot run: ValueError"
         assert "Ada" not in json.dumps(report.as_json())
+
+
+class TestWithoutWhatItNeeds:
+    @pytest.mark.parametrize("address", ["localhost:6379", "amqp://guest:secret@host/"])
+    def test_an_address_that_is_none_of_redis_is_a_sentence_of_one_check(
+        self, watching: Sentinel, run: Run, address: str
+    ) -> None:
+        done = run("--json", REDIS_URL=address)
+        (alert,) = json.loads(done.stdout)["alerts"]
+        assert (done.returncode, alert["check"]) == (2, "broker")
+        assert alert["message"] == (
+            "Cannot run: REDIS_URL is no address of Redis: it begins with redis://, rediss:// or unix://"
+        )
+        assert "secret" not in done.stdout + done.stderr
+
+    def test_a_database_without_the_tables_is_told_what_it_lacks(
+        self, run: Run, settings: Settings, owner_engine: Engine, postgres_server: Postgres
+    ) -> None:
+        with owner_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CREATE DATABASE bare"))
+            try:
+                done = run("--json", DATABASE_URL=postgres_server.url(database="bare"))
+            finally:
+                connection.execute(text("DROP DATABASE bare WITH (FORCE)"))
+        messages = {alert["message"] for alert in json.loads(done.stdout)["alerts"]}
+        assert done.returncode == 2
+        assert messages == {"Cannot run: the database lacks Dragonfly's tables: run 'dragonfly migrate'"}
+
+    def test_alone_it_waits_no_longer_than_beat_does(self, settings: Settings, left: Left, run: Run) -> None:
+        """Else it would tell that what beat has raised is over."""
+        started = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=200)
+        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.run_file.write_text(json.dumps({"started_at": started.isoformat()}))
+        left.heartbeat("beat", silent_seconds=1)
+        done = run("--json", "--check", "workers")
+        assert [alert["message"] for alert in json.loads(done.stdout)["alerts"]] == [
+            "0 workers alive, at least 1 expected"
+        ]
+
+    def test_on_a_stack_whose_start_it_does_not_know_the_silent_are_no_news_to_wait_for(
+        self, settings: Settings, left: Left, run: Run
+    ) -> None:
+        left.worker(silent_seconds=300)
+        left.heartbeat("beat", silent_seconds=600)
+        done = run("--json", "--check", "workers", "--check", "beat")
+        assert [alert["message"] for alert in json.loads(done.stdout)["alerts"]] == [
+            "1 of 1 workers dead: silent for 300s > 30s",
+            "Beat silent for 600s > 60s",
+        ]
 
 
 class TestWithoutPostgres:

@@ -143,12 +143,21 @@ class TestWorkers:
     def test_the_living_and_the_silent_are_told_apart(self, made: Batches, database: Engine) -> None:
         with database.begin() as connection:
             now = ops.now(connection)
-        self.put(made, "a", last_seen_at=now, concurrency=3)
-        self.put(made, "b", last_seen_at=now - dt.timedelta(seconds=20))
-        self.put(made, "c", last_seen_at=now - dt.timedelta(minutes=5), concurrency=8)
+        long_ago = now - dt.timedelta(hours=1)
+        self.put(made, "a", started_at=long_ago, last_seen_at=now, concurrency=3)
+        self.put(made, "b", started_at=long_ago, last_seen_at=now - dt.timedelta(seconds=20))
+        self.put(made, "c", started_at=long_ago, last_seen_at=now - dt.timedelta(minutes=5), concurrency=8)
         with database.begin() as connection:
             assert ops.workers(connection, silent_after_seconds=30) == {"alive": 2, "silent": 1, "places": 5}
             assert ops.workers(connection, silent_after_seconds=600) == {"alive": 3, "silent": 0, "places": 13}
+
+    def test_one_in_whose_place_another_was_started_is_missed_by_nobody(self, made: Batches, database: Engine) -> None:
+        with database.begin() as connection:
+            now = ops.now(connection)
+        self.put(made, "killed", last_seen_at=now - dt.timedelta(minutes=5))
+        self.put(made, "heir", started_at=now - dt.timedelta(minutes=4), last_seen_at=now)
+        with database.begin() as connection:
+            assert ops.workers(connection, silent_after_seconds=30) == {"alive": 1, "silent": 0, "places": 2}
 
     def test_without_one_there_is_none(self, database: Engine) -> None:
         with database.begin() as connection:
