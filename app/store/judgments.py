@@ -262,9 +262,7 @@ class _Reading:
             found = self._read(_STANDING_BETWEEN.format(most=most))
             if len(found) < most:
                 return found
-            self._dense = False
-        else:
-            self._seek(rows)
+        self._seek(rows)
         found = self._read(_STANDING_BY_KEY)
         self._dense = len(found) * _DENSE > len(rows)
         return found

@@ -166,6 +166,24 @@ class TestDuplicates:
         assert look.rows("SELECT count(*), count(DISTINCT case_number) FROM public.judgments") == [(1_500, 1_500)]
 
 
+    @pytest.mark.parametrize("interleaved", [2, 3, 4])
+    def test_a_file_whose_keys_stand_among_those_of_others_is_a_file_of_duplicates(
+        self, workshop: Workshop, send: Sender, look: Look, interleaved: int
+    ) -> None:
+        """Larger than what is looked up at once, so that what one part finds decides how the next is sought."""
+        rows = 25_000
+        files = [
+            csv_bytes(
+                [judgment_cells(case_number=f"C-{row * interleaved + turn:07}", court="Civil") for row in range(rows)]
+            )
+            for turn in range(interleaved)
+        ]
+        for content in files:
+            assert ingested(workshop, send, look, content).status is State.COMPLETED
+        again = ingested(workshop, send, look, files[0], force=True)
+        assert (again.status, again.row_count_duplicate) == (State.COMPLETED, rows)
+
+
 class TestTheBudget:
     @pytest.mark.parametrize(
         ("case", "state"),

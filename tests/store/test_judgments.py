@@ -221,15 +221,17 @@ class TestWhatStands:
         self, loading: Connection, batch_id: UUID, made: Batches, others: int
     ) -> None:
         made.put_judgment(uuid4(), 1, case_number="A-1")
-        for number, key in enumerate(["K-1", "K-2", *(f"K-1{place:03}" for place in range(others))], start=2):
+        stand = ["K-1", "K-15", "K-2", *(f"K-1{place:03}" for place in range(others))]
+        for number, key in enumerate(stand, start=2):
             made.put_judgment(uuid4(), number, case_number=key)
         target = JudgmentTarget(loading, batch_id, first_id=501)
         (known,) = packed(batch_id, [accepted("A-1")])
-        (rows,) = packed(batch_id, [accepted("K-1"), accepted("K-15"), accepted("K-2", 1), accepted("K-2", 2)])
+        wanted = [accepted("K-1"), accepted("K-14"), accepted("K-15"), accepted("K-2", 1), accepted("K-2", 2)]
+        (rows,) = packed(batch_id, wanted)
         # What most keys of the last rows found decides how the next are sought.
         for _ in range(2):
             assert standing_keys(target.standing(known)) == ["A-1"]
-            assert set(standing_keys(target.standing(rows))) >= {"K-1", "K-2"}
+            assert set(standing_keys(target.standing(rows))) >= {"K-1", "K-15", "K-2"}
             assert Meeting(rows, target.standing(rows)).partners.tolist()[1] == -1
 
     def test_duplicates_are_kept_with_their_differences(
