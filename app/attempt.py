@@ -143,6 +143,8 @@ class Attempt:
     def _load_rows(self) -> Counts:
         """Write errors, judgments and conflicts; returns the counts, balanced. Raises _RefusedError."""
         engine, batch, findings, lease = self._workshop.engine, self._batch, self._findings, self._lease
+        # All keys are read once for this, from a disk that may be slow.
+        lease.waiting()
         ranges = merge.key_ranges(findings.rows.runs, load.MOST_RANGES)
         with engine.begin() as connection:
             first_id = judgments.reserve_ids(connection, findings.valid)
@@ -181,6 +183,7 @@ class Attempt:
         batch_id, findings = self._batch.id, self._findings
         valid = findings.valid - loaded.refused
         last_id = first_id + findings.valid - 1
+        self._lease.waiting()
         stored, dollars_stored = judgments.totals(connection, batch_id, first_id, last_id)
         Ledger(
             total=findings.total,

@@ -20,6 +20,7 @@ from app import pause
 from app.pause import Point
 from app.store import batches, leftovers
 from app.store.blobs import StorageError, key_of
+from app.store.database import end_when_idle
 from app.store.leftovers import Kind
 from app.store.upkeep import Stored, Upkeep
 
@@ -29,6 +30,9 @@ MOST_FILES = 20_000
 MOST_SECONDS = 30.0
 """A run of beat's looks at so many files, or for so long; the next one goes on behind them."""
 _TOGETHER = 500
+_MOST_FAILURES = 3
+_REMOVAL_SECONDS = 600.0
+"""An object store may take long to set a large file aside, and until it has the lock must hold."""
 
 
 @dataclass(slots=True)
@@ -69,6 +73,7 @@ class Collector:
         self._dry = dry
         self._found = found
         self.done = Collected()
+        self._failures = 0
 
     def run(self, *, most: int | None = None, seconds: float | None = None, resume: bool = False) -> Collected:
         """Look at all files, or at ``most`` for ``seconds``; ``resume`` goes on where the last such run has ended."""
@@ -129,10 +134,18 @@ class Collector:
         with self._engine.begin() as connection:
             orphans = leftovers.without_batch(connection, [file_hash for file_hash in old if file_hash])
         for file_hash in sorted(orphans):
-            self._remove_orphan(file_hash)
+            try:
+                self._remove_orphan(file_hash)
+            except StorageError as problem:
+                # One that cannot be removed keeps nobody from the others behind it; a store that is gone ends the run.
+                self._failures += 1
+                if self._failures >= _MOST_FAILURES:
+                    raise
+                log.warning("leftover not removed", file_hash=file_hash, problem=type(problem).__name__)
 
     def _remove_orphan(self, file_hash: str) -> None:
         with self._engine.begin() as connection:
+            end_when_idle(connection, _REMOVAL_SECONDS)
             # Whoever holds it is receiving these bytes just now.
             if not batches.try_lock_hash(connection, file_hash) or not leftovers.without_batch(connection, [file_hash]):
                 return

@@ -35,6 +35,7 @@ class What(StrEnum):
     COUNT = "a count differs"
     JUDGMENT_MISSING = "the judgment is missing"
     JUDGMENT_SURPLUS = "a judgment too many"
+    JUDGMENT_OUTSIDE = "a judgment outside its batch's block of ids"
     JUDGMENT = "the judgment differs"
     WRONG_ROW = "another row should stand"
     ERROR_MISSING = "the row error is missing"
@@ -113,6 +114,8 @@ class Comparison:
         if self._batch.first_judgment_id is not None:
             for row_index in self._judged.not_among(evidence.judgments(self._connection, self._batch)):
                 self._report(What.JUDGMENT_SURPLUS, row_index)
+        for row_index in self._judged.left():
+            self._report(What.JUDGMENT_OUTSIDE, row_index)
         for row_index in self._kept.not_among(evidence.conflicts(self._connection, self._batch)):
             self._report(What.CONFLICT_SURPLUS, row_index)
         self._done.rows += self._counts["total"]
@@ -260,13 +263,18 @@ class _Rows:
         self._bits[index // 8] |= 1 << index % 8
 
     def not_among(self, indexes: Iterator[int]) -> Iterator[int]:
-        """Those of the indexes that were not added, and those that come a second time."""
-        left = bytearray(self._bits)
+        """Those of the indexes that were not added, and those that come a second time. All are taken away."""
         for index in indexes:
-            if index < 0 or index // 8 >= len(left) or not left[index // 8] & 1 << index % 8:
+            if index < 0 or index // 8 >= len(self._bits) or not self._bits[index // 8] & 1 << index % 8:
                 yield index
             else:
-                left[index // 8] &= ~(1 << index % 8)
+                self._bits[index // 8] &= ~(1 << index % 8)
+
+    def left(self) -> Iterator[int]:
+        """Those that were added and not taken away."""
+        for place, octet in enumerate(self._bits):
+            if octet:
+                yield from (place * 8 + bit for bit in range(8) if octet & 1 << bit)
 
 
 def _shown(value: Any) -> str | None:

@@ -135,7 +135,7 @@ def _compare(settings: Settings, batch_id: UUID | None, tell: Callable[[Differen
         verification = Verification(open_blobs(settings.storage), limits, tell=tell, advance=advance)
         if batch_id is not None:
             with engine.begin() as connection:
-                verification.compare(connection, batch_id)
+                verification.compare_one(connection, batch_id)
         else:
             verification.compare_all(engine)
     return verification.done

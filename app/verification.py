@@ -49,9 +49,13 @@ class Verification:
             for batch_id in evidence.ids(connection):
                 self.compare(connection, batch_id)
                 connection.rollback()
-            for counted in evidence.miscounted(connection):
-                self._differs(Difference(counted.batch_id, What.COUNT, None, _IN_TABLE, *counted[1:]))
+            self._count(connection)
             connection.rollback()
+
+    def compare_one(self, connection: Connection, batch_id: UUID) -> None:
+        """One batch, and its judgments counted over the whole table. Raises StorageError."""
+        self.compare(connection, batch_id)
+        self._count(connection, batch_id)
 
     def compare(self, connection: Connection, batch_id: UUID) -> None:
         """One batch, in a transaction that has only just begun. Raises StorageError where the store cannot be asked."""
@@ -74,12 +78,17 @@ class Verification:
                 Comparison(connection, batch, self._differs, self.done).run(self._derivation(batch))
                 if batch.reading.get("template_version") not in (None, TEMPLATE_VERSION):
                     self.done.other_templates += 1
-        elif batch.rejection_code != "INTEGRITY_ERROR":
-            # Nothing of it may stand.
-            for error in evidence.errors(connection, batch):
-                self._differs(Difference(batch.id, What.ERROR_SURPLUS, error.row_index))
+        else:
+            # Nothing of it may stand, but for the errors of rows that were read before the file proved to be another.
+            if batch.rejection_code != "INTEGRITY_ERROR":
+                for error in evidence.errors(connection, batch):
+                    self._differs(Difference(batch.id, What.ERROR_SURPLUS, error.row_index))
             for row_index in evidence.conflicts(connection, batch):
                 self._differs(Difference(batch.id, What.CONFLICT_SURPLUS, row_index))
+
+    def _count(self, connection: Connection, batch_id: UUID | None = None) -> None:
+        for counted in evidence.miscounted(connection, batch_id):
+            self._differs(Difference(counted.batch_id, What.COUNT, None, _IN_TABLE, *counted[1:]))
 
     def _differs(self, difference: Difference) -> None:
         self.done.differences += 1

@@ -21,7 +21,7 @@ def build() -> Flask:
     from redis.retry import Retry
 
     from app import logs, pause
-    from app.api.application import POOL_SIZE, create_app
+    from app.api.application import IDLE_SECONDS, POOL_SIZE, create_app
     from app.settings import Settings
     from app.store import hinting
     from app.store.database import open_engine
@@ -32,7 +32,7 @@ def build() -> Flask:
     settings = Settings.load()
     logs.configure(settings.env)
     pause.use(settings.pause_folder)
-    engine = open_engine(settings.require_database_url(), pool_size=POOL_SIZE)
+    engine = open_engine(settings.require_database_url(), pool_size=POOL_SIZE, idle_seconds=IDLE_SECONDS)
 
     def forget_hint(batch_id: UUID) -> None:
         with engine.begin() as connection:

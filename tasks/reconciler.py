@@ -33,7 +33,8 @@ log = structlog.get_logger()
 _LONGEST_TICK_SECONDS = 2.0
 _SWEEP_SECONDS = 60.0
 _ENOUGH_WAITING = 200
-"""With so many messages in the queues nobody is idle: hinting again would only pile them up in the broker."""
+"""With so many messages in the queues nobody is idle: hinting again would only pile them up in the broker. Batches whose worker
+has died are hinted at nevertheless, and go before what waits."""
 
 
 class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -107,25 +108,25 @@ class Reconciler(bootsteps.StartStopStep):  # type: ignore[misc]
             )
         in_queues = waiting(parent.app)
         answers = in_queues is not None
-        if in_queues is not None and in_queues < _ENOUGH_WAITING:
+        if in_queues is not None:
             with engine.begin() as connection:
                 ended = claims.end_stale_backends(connection)
             if ended:
                 log.warning("stale connections ended", connections=ended)
             # A broker that is full tells how long its queues are, and takes nothing.
-            answers = self._hint(parent)
+            answers = self._hint(parent, only_expired=in_queues >= _ENOUGH_WAITING)
         self._broker_answers = answers
         if not answers:
             self._work_without_broker()
 
-    def _hint(self, parent: Any) -> bool:
+    def _hint(self, parent: Any, *, only_expired: bool) -> bool:
         """Hint at what is due, and note it; nothing is noted where the broker does not take all. Whether it has.
 
         The note is committed after the last hint: a worker that is killed in between has noted nothing, and the next
         one need not wait for a hint that was never sent.
         """
         with process.engine().connect() as connection, connection.begin() as transaction:
-            due = hinting.take_unhinted(connection)
+            due = hinting.take_unhinted(connection, only_expired=only_expired)
             if due:
                 pause.at(Point.RECONCILING)
             with closing(Publisher(parent.app)) as publisher:

@@ -40,6 +40,8 @@ from monitoring.collector import FiguresCollector
 WEB_THREADS = 32
 """The threads of the web server; uploads take at most three quarters of them."""
 POOL_SIZE = WEB_THREADS
+IDLE_SECONDS = 600.0
+"""So long the database waits for a web server that stands still; an object store may take minutes over a large file."""
 """One for each thread: receiving a file holds a connection while an object store copies it."""
 _OPEN_BLUEPRINTS = frozenset({"health", "docs", "sessions", "dashboard"})
 """They need no key; that of the sessions looks at the cookie by itself."""
@@ -96,7 +98,7 @@ def create_app(
     )
     own = parts.Parts(
         settings=settings,
-        engine=engine or open_engine(settings.require_database_url(), pool_size=POOL_SIZE),
+        engine=engine or open_engine(settings.require_database_url(), pool_size=POOL_SIZE, idle_seconds=IDLE_SECONDS),
         blobs=open_blobs(settings.storage) if blobs is None else blobs,
         enqueue=enqueue,
         upload_slots=Slots(max(1, web_threads * 3 // 4)),

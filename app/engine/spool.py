@@ -166,6 +166,7 @@ class Spool:
     def __init__(self, root: Path, batch_id: str, fence: int) -> None:
         self._root = root
         self._batch_id = batch_id
+        self._fence = fence
         self.folder = root / f"{batch_id}-{fence}"
         self._files = ExitStack()
 
@@ -175,8 +176,10 @@ class Spool:
 
     def __enter__(self) -> Spool:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for stale in self._root.glob(f"{self._batch_id}-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+        for found in self.folders(self._root):
+            # Not that of a later attempt: this one may have stood still since its claim.
+            if str(found.batch_id) == self._batch_id and found.fence < self._fence:
+                found.remove()
         self.folder.mkdir(mode=0o700)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import hashlib
 import os
@@ -10,13 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 READ_BYTES = 1024 * 1024
+_RANGE_BYTES = 4 * READ_BYTES
+# An object store that hangs is given up before the reader's lease runs out: the attempt ends and does not count.
+_READING: ClientConfig = {"connect_timeout": "3s", "timeout": "8s"}
+_RETRYING: RetryConfig = {"max_retries": 2, "retry_timeout": dt.timedelta(seconds=4)}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -108,7 +116,8 @@ def open_blobs(storage_url: str) -> Blobs:
     if storage_url.startswith("file://"):
         return FolderBlobs(Path(storage_url.removeprefix("file://")))
     try:
-        return ObjectBlobs(from_url(storage_url))
+        reading = from_url(storage_url, client_options=_READING, retry_config=_RETRYING)
+        return ObjectBlobs(from_url(storage_url), reading)
     except (BaseError, ValueError) as problem:
         raise StorageError(f"STORAGE_URL cannot be used: {problem}") from None
 
@@ -121,6 +130,7 @@ class FolderBlobs:
         with disk_errors("make the folder"):
             for folder in (root, root / "incoming"):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fsync_folder(root.parent)
 
     def incoming(self) -> _IncomingFile:
         with disk_errors("begin a file"):
@@ -157,8 +167,8 @@ class FolderBlobs:
         try:
             return (self.root / key).open("rb", buffering=0)
         except FileNotFoundError:
-            if not (self.root / "incoming").is_dir():
-                # A folder that is not mounted has lost no file.
+            if not (self.root / "sha256").is_dir():
+                # A folder that is not mounted has lost no file; "incoming" is made by whoever starts beside it.
                 raise StorageError(f"could not read a file: {self.root} is not there") from None
             raise
 
@@ -202,8 +212,9 @@ class _IncomingFile(Incoming):
 class ObjectBlobs:
     """Blobs in an object store that obstore speaks to: streamed to ``incoming/``, then copied on the server's side."""
 
-    def __init__(self, store: ObjectStore) -> None:
+    def __init__(self, store: ObjectStore, reading: ObjectStore | None = None) -> None:
         self.store = store
+        self._reading = reading or store
 
     def incoming(self) -> _IncomingObject:
         return _IncomingObject(self.store, f"incoming/{uuid.uuid4()}")
@@ -219,13 +230,18 @@ class ObjectBlobs:
         return key
 
     def read(self, key: str) -> Iterator[bytes]:
+        # A range at a time: one answer may be read for three minutes at most, and a check may take longer.
         with object_store_errors("read a file"):
-            for piece in obstore.get(self.store, key).stream(min_chunk_size=READ_BYTES):
-                yield bytes(piece)
+            size = obstore.head(self._reading, key)["size"]
+            for start in range(0, size, _RANGE_BYTES):
+                end = min(start + _RANGE_BYTES, size)
+                piece = bytes(obstore.get_range(self._reading, key, start=start, end=end))
+                for offset in range(0, len(piece), READ_BYTES):
+                    yield piece[offset : offset + READ_BYTES]
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         with object_store_errors("read a file"):
-            return bytes(obstore.get_range(self.store, key, start=start, end=end))
+            return bytes(obstore.get_range(self._reading, key, start=start, end=end))
 
     def remove(self, key: str) -> None:
         with object_store_errors("remove a file"):
@@ -269,7 +285,9 @@ class _IncomingObject(Incoming):
 
 
 def make_durable_folders(folder: Path, root: Path) -> None:
-    if folder.is_dir() or folder == root:
+    """Make the folder with all above it, below ``root``. One that is there may have been made a moment ago, by somebody who
+    died before it was durable, so each is fsynced in any case; where nothing is to be written that costs next to nothing."""
+    if folder == root:
         return
     make_durable_folders(folder.parent, root)
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -33,7 +33,8 @@ def copy_in(cursor: psycopg.Cursor[Any], statement: str) -> Iterator[psycopg.Cop
             except BaseException as found:
                 problem = found
                 raise _BrokenOffError(type(found).__name__) from None
-    except _BrokenOffError:
+    except (_BrokenOffError, psycopg.Error):
         if problem is None:
             raise
+        # Also where the server had its own reason by then: what went wrong first is what the caller is told.
         raise problem from problem.__cause__

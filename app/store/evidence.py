@@ -152,17 +152,24 @@ def completed_at(connection: Connection, batch_id: UUID) -> dt.datetime | None:
     return found
 
 
-def miscounted(connection: Connection) -> list[Miscounted]:
-    """Every batch, known or not, of which the table of judgments holds another number than its inserted rows."""
+def miscounted(connection: Connection, batch_id: UUID | None = None) -> list[Miscounted]:
+    """Every batch, known or not, or this one, of which the table of judgments holds another number than was inserted.
+
+    There is no index on the judgments' batch, so the whole table is read in any case.
+    """
     rows = connection.execute(
         text(
             """
             SELECT coalesce(b.id, j.batch_id), b.row_count_inserted, coalesce(j.judgments, 0)
-            FROM (SELECT batch_id, count(*) AS judgments FROM public.judgments GROUP BY batch_id) j
-            FULL JOIN intake.batches b ON b.id = j.batch_id
+            FROM (
+                SELECT batch_id, count(*) AS judgments FROM public.judgments
+                WHERE CAST(:id AS uuid) IS NULL OR batch_id = :id GROUP BY batch_id
+            ) j
+            FULL JOIN (SELECT * FROM intake.batches WHERE CAST(:id AS uuid) IS NULL OR id = :id) b ON b.id = j.batch_id
             WHERE b.id IS NULL OR coalesce(j.judgments, 0) <> b.row_count_inserted
             """
-        )
+        ),
+        {"id": batch_id},
     )
     return [Miscounted(*row) for row in rows]
 

@@ -15,8 +15,10 @@ _HINTING_SECONDS = 10
 """Far more than the broker takes for the hints, or for its timeouts."""
 
 
-def take_unhinted(connection: Connection, *, limit: int = 100) -> list[tuple[UUID, str]]:
-    """Claimable batches whose hint is missing or 30 s old, with their priority; they count as hinted from the commit on.
+def take_unhinted(connection: Connection, *, limit: int = 100, only_expired: bool = False) -> list[tuple[UUID, str]]:
+    """Claimable batches whose hint is missing or 30 s old, with the queue; they count as hinted from the commit on.
+
+    Those whose worker has fallen silent go before all others; ``only_expired``: these alone.
 
     Several reconcilers share the work: each skips what another one has locked. A claim waits for the commit, and the
     server ends a transaction whose reconciler stands still, so that nobody waits for long.
@@ -27,18 +29,18 @@ def take_unhinted(connection: Connection, *, limit: int = 100) -> list[tuple[UUI
             f"""
             WITH due AS (
                 SELECT id FROM intake.batches
-                WHERE {CLAIMABLE}
+                WHERE {CLAIMABLE} AND NOT (:only_expired AND status = 'uploaded')
                     AND (hinted_at IS NULL OR hinted_at < clock_timestamp() - make_interval(secs => :patience))
                 ORDER BY created_at
                 FOR NO KEY UPDATE SKIP LOCKED LIMIT :limit
             )
             UPDATE intake.batches b SET hinted_at = clock_timestamp() FROM due WHERE b.id = due.id
-            RETURNING b.id, b.priority
+            RETURNING b.id, CASE b.status WHEN 'uploaded' THEN b.priority ELSE 'high' END AS queue
             """
         ),
-        {"limit": limit, "patience": HINT_PATIENCE_SECONDS},
+        {"limit": limit, "patience": HINT_PATIENCE_SECONDS, "only_expired": only_expired},
     )
-    return [(row.id, row.priority) for row in rows]
+    return [(row.id, row.queue) for row in rows]
 
 
 def forget_hint(connection: Connection, batch_id: UUID) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
 
 MARKS = ("FLTQX-", "Qvornzell", "Wexmoor", "zqexport")
 """One of them stands in every cell that names a case or a person, and in every file's name."""
@@ -28,6 +29,8 @@ class KnownFile:
     cents: tuple[int, ...]
     invalid: frozenset[int]
     repeats: frozenset[int]
+    seed: int
+    width: int
 
     @property
     def file_hash(self) -> str:
@@ -36,6 +39,24 @@ class KnownFile:
     @property
     def rows(self) -> int:
         return len(self.cases)
+
+    def judgment(self, row: int) -> tuple[str, str, str, int, str, None, str, int]:
+        """All that must stand of a valid row: case number, defendant, plaintiff, cents, date, court, county, line."""
+        return (
+            self.cases[row],
+            f"{MARKS[1]} {self.seed}-{row}",
+            f"{MARKS[2]}{'x' * self.width}, Inc.",
+            self.cents[row],
+            f"2021-03-{row % 28 + 1:02d}",
+            None,
+            "Kings",
+            row + 2,
+        )
+
+    @cached_property
+    def lines(self) -> list[bytes]:
+        """Each row's bytes."""
+        return self.content.splitlines()[1:]
 
     @property
     def keys(self) -> tuple[str, str]:
@@ -83,4 +104,4 @@ class Maker:
             )
         content = "\n".join([*lines, ""]).encode()
         name = f"{MARKS[3]}-{self.serial}-{seed}.csv"
-        return KnownFile(name, content, tuple(cases), tuple(cents), frozenset(invalid), frozenset(repeats))
+        return KnownFile(name, content, tuple(cases), tuple(cents), frozenset(invalid), frozenset(repeats), seed, width)

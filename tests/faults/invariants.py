@@ -16,6 +16,9 @@ from tests.acceptance.pipeline import FINISHED
 from tests.faults.files import MARKS, KnownFile
 from tests.faults.stack import Stack, until
 
+_CENTS = 3
+"""The place of the amount in KnownFile.judgment."""
+
 
 @dataclass
 class Books:
@@ -67,12 +70,12 @@ def balance(connection: psycopg.Connection[Any], expected: Expected) -> Books:
         books.breaches.append(f"batch {batch_id} is {status} {code}, expected {expected.status} {expected.code}")
     first, last = file.keys
     judgments = connection.execute(
-        "SELECT case_number, row_index, (judgment_amount * 100)::bigint, batch_id::text FROM public.judgments"
-        " WHERE case_number BETWEEN %s AND %s",
+        "SELECT case_number, defendant_name, plaintiff_name, (judgment_amount * 100)::bigint, judgment_date::text, court,"
+        " county, line_number, row_index, batch_id::text FROM public.judgments WHERE case_number BETWEEN %s AND %s",
         (first, last),
     ).fetchall()
-    own = {row: (case, cents) for case, row, cents, batch in judgments if batch == batch_id}
-    own_count = sum(batch == batch_id for *_, batch in judgments)
+    own = {row: tuple(cells) for *cells, row, batch in judgments if batch == batch_id}
+    own_count = sum(found[-1] == batch_id for found in judgments)
     copies = Counter(case for case, *_ in judgments)
     books.duplicated = sum(copies.values()) - len(copies) + own_count - len(own)
     if books.duplicated:
@@ -81,8 +84,8 @@ def balance(connection: psycopg.Connection[Any], expected: Expected) -> Books:
         if own_count:
             books.breaches.append(f"I2: batch {batch_id} is {status} and has {own_count} judgments")
         return books
-    errors = _rows_of(connection, "intake.row_errors", batch_id)
-    conflicts = _rows_of(connection, "intake.row_conflicts", batch_id)
+    errors = _rows_of(connection, "intake.row_errors", "error_code, rtrim(encode(raw, 'escape'), E'\\r\\n')", batch_id)
+    conflicts = _rows_of(connection, "intake.row_conflicts", "case_number", batch_id)
     _check_rows(books, expected, own, errors, conflicts)
     books.lost = len(file.first_rows.keys() - copies.keys())
     if books.lost:
@@ -91,32 +94,41 @@ def balance(connection: psycopg.Connection[Any], expected: Expected) -> Books:
     counted = (file.rows, file.rows - len(file.invalid), len(errors), len(own), len(conflicts))
     if figures != counted or inserted + duplicate + invalid != total:
         books.breaches.append(f"I2: batch {batch_id} says {figures}, counted {counted}")
-    dollars = sum(cents for _, cents in own.values()) + file.cents_of(set(conflicts) & set(range(file.rows)))
+    kept = {row for row, *_ in conflicts if row < file.rows}
+    dollars = sum(cells[_CENTS] for cells in own.values()) + file.cents_of(kept)
     if dollars != file.cents_of(set(range(file.rows)) - file.invalid):
         books.breaches.append(f"I2: batch {batch_id}: the dollars do not add up")
     return books
 
 
 def _check_rows(
-    books: Books, expected: Expected, own: dict[int, tuple[str, int]], errors: list[int], conflicts: list[int]
+    books: Books,
+    expected: Expected,
+    own: dict[int, tuple[Any, ...]],
+    errors: list[tuple[Any, ...]],
+    conflicts: list[tuple[Any, ...]],
 ) -> None:
     file, batch_id = expected.file, expected.batch_id
-    fates = Counter([*own, *errors, *conflicts])
+    fates = Counter([*own, *(row for row, *_ in (*errors, *conflicts))])
     books.unaccounted = len(set(range(file.rows)) ^ fates.keys()) + sum(count - 1 for count in fates.values())
     if books.unaccounted:
         books.breaches.append(f"I2: batch {batch_id}: {books.unaccounted} rows without exactly one fate")
-    wrong = sum(cells != (file.cases[row], file.cents[row]) for row, cells in own.items() if row < file.rows)
+    wrong = sum(cells != file.judgment(row) for row, cells in own.items() if row < file.rows)
     if wrong:
         books.breaches.append(f"I2: batch {batch_id}: {wrong} judgments differ from their rows")
-    if set(errors) != file.invalid:
+    wrong = sum((code, raw) != ("INVALID_AMOUNT", file.lines[row].decode()) for row, code, raw in errors)
+    wrong += sum(case != file.cases[row] for row, case in conflicts)
+    if wrong:
+        books.breaches.append(f"I2: batch {batch_id}: {wrong} errors or duplicates are not those of their rows")
+    if {row for row, *_ in errors} != file.invalid:
         books.breaches.append(f"I2: batch {batch_id}: other rows are refused than the file's bad ones")
     if not expected.shared and set(own) != set(file.first_rows.values()):
         books.breaches.append(f"I2: batch {batch_id}: other rows stand than the first of each case number")
 
 
-def _rows_of(connection: psycopg.Connection[Any], table: str, batch_id: str) -> list[int]:
-    found = connection.execute(f"SELECT row_index FROM {table} WHERE batch_id = %s", (batch_id,))  # type: ignore[call-overload]
-    return [row for (row,) in found]
+def _rows_of(connection: psycopg.Connection[Any], table: str, columns: str, batch_id: str) -> list[tuple[Any, ...]]:
+    statement = f"SELECT row_index, {columns} FROM {table} WHERE batch_id = %s"
+    return connection.execute(statement, (batch_id,)).fetchall()  # type: ignore[call-overload, no-any-return]
 
 
 class Leaks:
@@ -131,11 +143,16 @@ class Leaks:
         places = [("an error's body", body) for body in bodies]
         places += [(f"the log {path.name}", self._since(path)) for path in self._stack.logs()]
         places += [("the broker", text) for text in self._broker()]
-        with contextlib.suppress(httpx.HTTPError):
-            places.append(("Flower", self._stack.flower.get("/api/tasks").text))
+        places.append(("Flower", until(self._flower, 60, "Flower shows what it knows")))
         alerts = self._stack.owner("SELECT coalesce(string_agg(a::text, ' '), '') FROM ops.alerts a")
         places.append(("an alert", alerts[0][0]))
         return [f"I6: a cell or a file's name stands in {place}" for place, text in places if holds_mark(text)]
+
+    def _flower(self) -> str | None:
+        with contextlib.suppress(httpx.HTTPError):
+            answer = self._stack.flower.get("/api/tasks")
+            return answer.text if answer.status_code == 200 else None
+        return None
 
     def _since(self, path: Path) -> str:
         with path.open("rb") as file:

@@ -77,8 +77,8 @@ MUTATIONS = (
     Mutation(
         "reconciler",
         "tasks/reconciler.py",
-        "        if in_queues is not None and in_queues < _ENOUGH_WAITING:\n",
-        "        if in_queues is not None and in_queues < 0:\n",
+        "            answers = self._hint(parent, only_expired=in_queues >= _ENOUGH_WAITING)\n",
+        "            answers = True\n",
         "claim or empty",
     ),
     Mutation(

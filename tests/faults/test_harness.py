@@ -95,6 +95,12 @@ def test_a_judgment_that_stands_twice_is_duplicated(loaded: Any, look: Look) -> 
     [
         "UPDATE public.judgments SET judgment_amount = judgment_amount + 0.01 WHERE row_index = 0",
         "UPDATE public.judgments SET row_index = 1 WHERE row_index = 0",
+        "UPDATE public.judgments SET defendant_name = upper(defendant_name) WHERE row_index = 0",
+        "UPDATE public.judgments SET court = county WHERE row_index = 0",
+        "UPDATE public.judgments SET line_number = line_number + 1 WHERE row_index = 0",
+        "UPDATE intake.row_errors SET raw = raw || 'x' WHERE row_index = 46",
+        "UPDATE intake.row_errors SET error_code = 'INVALID_DATE' WHERE row_index = 46",
+        "UPDATE intake.row_conflicts SET case_number = 'X' WHERE row_index = 60",
         "DELETE FROM intake.row_errors WHERE row_index = 46",
         "DELETE FROM intake.row_conflicts WHERE row_index = 60",
         "UPDATE intake.batches SET row_count_inserted = row_count_inserted - 1, row_count_duplicate = row_count_duplicate + 1",

@@ -152,7 +152,7 @@ class Others:
                 try:
                     self._send(client)
                 except (httpx.HTTPError, psycopg.Error) as problem:
-                    # The sender tries again, as a person would; what was answered 202 is never forgotten.
+                    # The sender tries again, as a person would.
                     self.breaches.append(f"{self._fault}: {type(problem).__name__}")
                 finally:
                     self._idle.set()
@@ -165,14 +165,25 @@ class Others:
         if answer.status_code != 202:
             return
         batch_id = answer.json()["batch_id"]
+        fence = 1
+        try:
+            fence = self._fence_at_the_end(batch_id, began)
+        finally:
+            # What was answered 202 is never forgotten, whatever became of its sender.
+            self.done.append(Other(batch_id, file, fault, time.monotonic() - began, fence > 1))
+
+    def _fence_at_the_end(self, batch_id: str, began: float) -> int:
+        """Wait for the verdict. Raises psycopg.Error."""
         with psycopg.connect(self._stack.info["database_url"], autocommit=True) as connection:
             while True:
                 row = connection.execute(
                     "SELECT status, fence FROM intake.batches WHERE id = %s", (batch_id,)
                 ).fetchone()
-                assert row is not None
+                if row is None:
+                    self.breaches.append(f"I1: {self._fault}: another sender's batch {batch_id} is gone")
+                    return 1
                 if row[0] in FINISHED:
-                    break
+                    return int(row[1])
                 if self._short and time.monotonic() - began > 3:
                     # Its message may have died with a worker: it is hinted at again after 30 s.
                     connection.execute(
@@ -181,7 +192,6 @@ class Others:
                         (batch_id,),
                     )
                 if time.monotonic() - began > 60:
-                    self.breaches.append(f"I1: {fault}: another sender's batch {batch_id} is {row[0]} after 60 s")
-                    break
+                    self.breaches.append(f"I1: {self._fault}: another sender's batch {batch_id} is {row[0]} after 60 s")
+                    return int(row[1])
                 time.sleep(0.005)
-        self.done.append(Other(batch_id, file, fault, time.monotonic() - began, row[1] > 1))

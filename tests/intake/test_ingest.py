@@ -165,7 +165,6 @@ class TestDuplicates:
         assert batch.row_count_duplicate == 1_000
         assert look.rows("SELECT count(*), count(DISTINCT case_number) FROM public.judgments") == [(1_500, 1_500)]
 
-
     @pytest.mark.parametrize("interleaved", [2, 3, 4])
     def test_a_file_whose_keys_stand_among_those_of_others_is_a_file_of_duplicates(
         self, workshop: Workshop, send: Sender, look: Look, interleaved: int

@@ -77,7 +77,22 @@ class TestWithABroker:
             claims.claim(connection, batch.id, owner="ghost/1/2", lease_seconds=15)
         look.expire(batch.id)
         with reconciling(celery):
-            assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
+            assert_soon(lambda: queues.ids("high") == [str(batch.id)])
+
+    def test_behind_many_messages_only_such_a_batch_is_hinted_at_and_before_them(
+        self, celery: Celery, queues: Queues, send: Sender, look: Look, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("tasks.reconciler._ENOUGH_WAITING", 0)
+        waiting, died = send(clean_file(2)), send(clean_file(2, start=10))
+        with process.engine().begin() as connection:
+            claims.claim(connection, died.id, owner="ghost/1/2", lease_seconds=15)
+        look.expire(died.id)
+        look.change("UPDATE intake.batches SET hinted_at = NULL")
+        with reconciling(celery):
+            assert_soon(lambda: queues.ids("high") == [str(died.id)])
+            time.sleep(1.2)
+        assert queues.raw("normal") == []
+        assert look.batch(waiting.id).hinted_at is None
 
     def test_a_batch_that_its_stopped_worker_has_locked_is_hinted_at_once(
         self, celery: Celery, queues: Queues, send: Sender, look: Look
@@ -91,7 +106,7 @@ class TestWithABroker:
         judgments.begin_load(stopped, batch.id, 1)
         stopped.execute(text("UPDATE intake.batches SET rows_processed = 2 WHERE id = :id"), {"id": batch.id})
         with reconciling(celery):
-            assert_soon(lambda: queues.ids("normal") == [str(batch.id)])
+            assert_soon(lambda: queues.ids("high") == [str(batch.id)])
         with pytest.raises(OperationalError):
             stopped.execute(text("SELECT 1"))
         stopped.close()
@@ -179,11 +194,11 @@ class TestWithoutADatabase:
         hinted(look, 60)
         take, failures = hinting.take_unhinted, []
 
-        def fail_twice(connection: object) -> object:
+        def fail_twice(connection: object, **how: object) -> object:
             if len(failures) < 2:
                 failures.append(1)
                 raise ZeroDivisionError("whatever it is")
-            return take(connection)  # type: ignore[arg-type]
+            return take(connection, **how)  # type: ignore[arg-type]
 
         monkeypatch.setattr(hinting, "take_unhinted", fail_twice)
         with reconciling(celery):
