@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import datetime as dt
+import asyncio
 import errno
 import hashlib
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import ObjectStore, from_url
 
-if TYPE_CHECKING:
-    from obstore.store import ClientConfig, RetryConfig
+Answer = TypeVar("Answer")
 
 READ_BYTES = 1024 * 1024
 _RANGE_BYTES = 4 * READ_BYTES
-# An object store that hangs is given up before the reader's lease runs out: the attempt ends and does not count.
-_READING: ClientConfig = {"connect_timeout": "3s", "timeout": "8s"}
-_RETRYING: RetryConfig = {"max_retries": 2, "retry_timeout": dt.timedelta(seconds=4)}
+_ANSWER_SECONDS = 10.0
+"""A range that has not come by then is given up, before the reader's lease runs out: the attempt ends, and does not count."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -116,8 +114,7 @@ def open_blobs(storage_url: str) -> Blobs:
     if storage_url.startswith("file://"):
         return FolderBlobs(Path(storage_url.removeprefix("file://")))
     try:
-        reading = from_url(storage_url, client_options=_READING, retry_config=_RETRYING)
-        return ObjectBlobs(from_url(storage_url), reading)
+        return ObjectBlobs(from_url(storage_url))
     except (BaseError, ValueError) as problem:
         raise StorageError(f"STORAGE_URL cannot be used: {problem}") from None
 
@@ -212,9 +209,8 @@ class _IncomingFile(Incoming):
 class ObjectBlobs:
     """Blobs in an object store that obstore speaks to: streamed to ``incoming/``, then copied on the server's side."""
 
-    def __init__(self, store: ObjectStore, reading: ObjectStore | None = None) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self.store = store
-        self._reading = reading or store
 
     def incoming(self) -> _IncomingObject:
         return _IncomingObject(self.store, f"incoming/{uuid.uuid4()}")
@@ -232,16 +228,19 @@ class ObjectBlobs:
     def read(self, key: str) -> Iterator[bytes]:
         # A range at a time: one answer may be read for three minutes at most, and a check may take longer.
         with object_store_errors("read a file"):
-            size = obstore.head(self._reading, key)["size"]
+            size = _in_time(lambda: obstore.head_async(self.store, key))["size"]
             for start in range(0, size, _RANGE_BYTES):
                 end = min(start + _RANGE_BYTES, size)
-                piece = bytes(obstore.get_range(self._reading, key, start=start, end=end))
+                piece = self._range(key, start, end)
                 for offset in range(0, len(piece), READ_BYTES):
                     yield piece[offset : offset + READ_BYTES]
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
         with object_store_errors("read a file"):
-            return bytes(obstore.get_range(self._reading, key, start=start, end=end))
+            return self._range(key, start, end)
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
+        return bytes(_in_time(lambda: obstore.get_range_async(self.store, key, start=start, end=end)))
 
     def remove(self, key: str) -> None:
         with object_store_errors("remove a file"):
@@ -282,6 +281,18 @@ class _IncomingObject(Incoming):
         except StorageError:
             # What cannot be discarded now is an orphan, which the collector removes.
             self._open = False
+
+
+def _in_time(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """What the store answers. Raises StorageError where it does not: by itself it would be asked again for minutes."""
+
+    async def attempt() -> Answer:
+        return await asyncio.wait_for(ask(), _ANSWER_SECONDS)
+
+    try:
+        return asyncio.run(attempt())
+    except TimeoutError:
+        raise StorageError(f"could not read a file: no answer within {_ANSWER_SECONDS:g} s") from None
 
 
 def make_durable_folders(folder: Path, root: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import LocalStore, MemoryStore, S3Store
 
+from app.store import blobs
 from app.store.blobs import (
     READ_BYTES,
     BlobMissingError,
@@ -27,6 +30,8 @@ from app.store.blobs import (
 CONTENT = b"case_number,defendant_name,judgment_amount\n" * 1_000
 HASH = hashlib.sha256(CONTENT).hexdigest()
 KEY = f"sha256/{HASH[:2]}/{HASH[2:4]}/{HASH}"
+
+_KEYS = {"region": "us-east-1", "access_key_id": "tests", "secret_access_key": "tests"}
 
 KINDS: dict[str, Callable[[Path], Blobs]] = {
     "folder": FolderBlobs,
@@ -235,6 +240,28 @@ class TestObjects:
         left.write(CONTENT)
         left.discard()
         assert files(tmp_path) == {KEY}
+
+    def test_a_file_is_read_range_by_range(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One answer that is read for minutes is broken off."""
+        monkeypatch.setattr(blobs, "_RANGE_BYTES", 1_000)
+        store = ObjectBlobs(MemoryStore())
+        kept(store)
+        pieces = list(store.read(KEY))
+        assert [len(piece) for piece in pieces] == [1_000] * (len(CONTENT) // 1_000)
+        assert b"".join(pieces) == CONTENT
+
+    def test_a_store_that_says_nothing_is_given_up_before_a_lease_runs_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(blobs, "_ANSWER_SECONDS", 1.0)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+            store = ObjectBlobs(S3Store("bucket", endpoint=address, client_options={"allow_http": True}, **_KEYS))
+            for read in (lambda: list(store.read(KEY)), lambda: store.read_range(KEY, 0, 5)):
+                began = time.monotonic()
+                with pytest.raises(StorageError, match="no answer within 1 s"):
+                    read()
+                assert time.monotonic() - began < 5
 
     def test_a_store_that_cannot_be_reached_is_said(self) -> None:
         store = open_blobs("s3://bucket?endpoint=http://127.0.0.1:1")
