@@ -35,7 +35,7 @@ class What(StrEnum):
     COUNT = "a count differs"
     JUDGMENT_MISSING = "the judgment is missing"
     JUDGMENT_SURPLUS = "a judgment too many"
-    JUDGMENT_OUTSIDE = "a judgment outside its batch's block of ids"
+    JUDGMENT_OUTSIDE = "a judgment stands outside its batch's block of ids"
     JUDGMENT = "the judgment differs"
     WRONG_ROW = "another row should stand"
     ERROR_MISSING = "the row error is missing"

@@ -371,6 +371,30 @@ class TestTheCommand:
         }
         assert (status, summary["differences"], summary["rows"]) == (1, 1, 7)
 
+    def test_a_judgment_too_many_is_found_for_one_batch_too(
+        self, ingested: Ingested, send: Sender, command: Callable[..., Any], look: Look
+    ) -> None:
+        ingested(FIRST, error_threshold_percent=50)
+        waiting = send(SECOND)
+        assert command("verify", str(waiting.id))[0] == 0
+        look.change(
+            "INSERT INTO public.judgments (case_number, defendant_name, judgment_amount, batch_id, row_index)"
+            " VALUES ('X-1', 'Gil Moor', 1, :id, 0)",
+            id=waiting.id,
+        )
+        status, said, _ = command("verify", str(waiting.id))
+        assert status == 1
+        assert said.splitlines()[0].startswith(f"batch {waiting.id}, column ")
+
+    def test_a_judgment_outside_its_batchs_block_of_ids_is_named(
+        self, ingested: Ingested, command: Callable[..., Any], look: Look
+    ) -> None:
+        batch = ingested(FIRST, error_threshold_percent=50)
+        look.change("UPDATE intake.batches SET first_judgment_id = first_judgment_id + 1")
+        status, said, _ = command("verify", str(batch.id))
+        assert status == 1
+        assert said.splitlines()[0].endswith(": a judgment stands outside its batch's block of ids")
+
     def test_it_ends_with_2_where_it_could_not_ask(
         self,
         command: Callable[..., Any],
