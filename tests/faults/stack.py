@@ -229,6 +229,10 @@ class Stack(Pipeline):
     def _asked_for(self) -> bool:
         return any("b" in client["flags"] for client in self.broker.client_list())
 
+    def incoming(self) -> set[Path]:
+        """The files of uploads that are on their way, or that were broken off within the last day."""
+        return set((self.blob_disk.folder / "incoming").iterdir())
+
     def postmaster(self) -> int:
         """PostgreSQL's main process."""
         return self.processes("postgres")[0].pid

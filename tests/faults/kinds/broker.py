@@ -108,6 +108,7 @@ class BrokerFull(Fault):
                 scene.fired.append(f"{UPLOADS} batches completed while the broker refused every write")
 
     def heal(self, scene: Scene) -> None:
+        until(scene.stack.answers, 60, "the broker answers")
         scene.stack.broker.config_set("maxmemory", 0)
 
 

@@ -70,8 +70,8 @@ class KillBusy(Fault):
         self._whole = whole
 
     def inject(self, scene: Scene) -> None:
-        for _ in range(8):
-            batch_id = scene.upload(scene.file(scene.rows * 4, width=300))
+        for attempt in range(12):
+            batch_id = scene.upload(scene.file(scene.rows * (4 + attempt), width=300))
             until(lambda: scene.batch(batch_id)["status"] != "uploaded", 30, "claimed")  # noqa: B023
             time.sleep(scene.chance.uniform(0, 0.1))
             with contextlib.suppress(psutil.NoSuchProcess):
