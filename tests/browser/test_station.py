@@ -61,6 +61,24 @@ def test_a_file_with_errors_is_complete_with_warnings_and_lists_them(page: Page,
     picture(page, "station-errors")
 
 
+def test_cells_under_padded_repeated_and_empty_headers_are_shown_and_marked(page: Page) -> None:
+    rows = "\n".join(
+        f"PAD-{number},Ada Marlow,12.,first-{number},second-{number},third-{number}" for number in range(6)
+    )
+    content = f" Case Number ,Defendant, Amount ,Note,Note,\n{rows}\n".encode()
+    drop(page, ("headers.csv", content))
+    own = card(page, "headers.csv")
+    own.get_by_role("button", name="Show all 6 errors").click()
+    table = own.get_by_role("table", name="Refused rows")
+    names = ["Case Number", "Defendant", "Amount", "Note", "Note (2)", "column 6"]
+    expect(table.get_by_role("columnheader")).to_have_text(["Row", "Line", "Code", "What is wrong", *names])
+    row = table.get_by_role("row").nth(1)
+    expect(row.get_by_role("cell").nth(4)).to_have_text("PAD-0")
+    expect(row.locator(".bad")).to_have_text(re.compile(r"at fault: 12\.$"))
+    for cell, text in ((7, "first-0"), (8, "second-0"), (9, "third-0")):
+        expect(row.get_by_role("cell").nth(cell)).to_have_text(text)
+
+
 def test_errors_are_filtered_by_code_and_keep_their_spreadsheet_rows(page: Page, stack: Pipeline) -> None:
     content = fresh(1000, 21)
     drop(page, ("codes.csv", content))

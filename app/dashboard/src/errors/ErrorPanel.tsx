@@ -7,7 +7,7 @@ import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
 import { ROW_CODES } from "../api/names";
 import { count, plural } from "../feel/words";
-import { cellsOf, countsOf, faultOf, headersOf, rawOf, visible } from "./cells";
+import { cellsOf, columnsOf, countsOf, faultOf, rawOf, visible } from "./cells";
 
 const FIRST = 5;
 const ErrorTable = lazy(() => import("./ErrorTable"));
@@ -64,7 +64,7 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
           )}
           <ol className="first-errors">
             {data?.items.map((error) => (
-              <FirstError key={error.id} error={error} headers={headersOf(batch)} />
+              <FirstError key={error.id} error={error} columns={columnsOf(batch)} />
             ))}
           </ol>
         </>
@@ -80,9 +80,9 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
   );
 }
 
-function FirstError({ error, headers }: { error: RowError; headers: readonly string[] }) {
+function FirstError({ error, columns }: { error: RowError; columns: readonly string[] }) {
   const raw = rawOf(error);
-  const bad = cellsOf(error, headers).filter((cell) => cell.isBad);
+  const bad = cellsOf(error, columns).filter((cell) => cell.isBad);
   return (
     <li>
       <span className="row-number">row {error.row_number === null ? "–" : count(error.row_number)}</span>
