@@ -199,3 +199,28 @@ def test_from_start_to_finish_with_the_keyboard_alone(visitor: Page, stack: Pipe
     page.keyboard.press("Enter")
     expect(own).to_have_count(0)
     assert page.evaluate("() => document.activeElement !== document.body")
+
+
+def test_a_dialog_gives_the_focus_back(page: Page, batch_id: str) -> None:
+    page.goto("/batches")
+    link = page.locator("tbody [data-step]").first
+    link.focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(link).to_be_focused()
+
+
+def test_a_dialog_whose_opener_is_gone_leaves_the_focus_on_the_page(page: Page, stack: Pipeline) -> None:
+    refused = stack.ingest(file_with_errors(40, 20, seed=74, start=74_000_000), "refused.csv")
+    page.goto(f"/batches/{refused['batch_id']}")
+    opener = page.get_by_role("button", name="Try the batch again")
+    opener.click()
+    dialog = page.get_by_role("dialog", name="Try the batch again")
+    dialog.get_by_role("button", name="Leave it").click()
+    expect(opener).to_be_focused()
+    opener.click()
+    dialog.get_by_label("Error budget, %").fill("60")
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog).to_have_count(0)
+    expect(page.locator("#main")).to_be_focused()

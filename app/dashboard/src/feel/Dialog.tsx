@@ -1,7 +1,10 @@
-/** A dialog: focus kept inside and given back, Escape closes it. The backdrop is ours, for Radix's own needs a style element. */
+/**
+ * A dialog: focus kept inside and given back, Escape closes it. The backdrop is ours, for Radix's own needs a style element;
+ * so is the giving back, for Radix's own goes to its trigger, and these dialogs have none.
+ */
 
 import * as Radix from "@radix-ui/react-dialog";
-import type { ReactNode } from "react";
+import { useRef, type ReactNode } from "react";
 
 interface Props {
   open: boolean;
@@ -12,11 +15,18 @@ interface Props {
 }
 
 export function Dialog({ open, title, onClose, description, children }: Props) {
+  const opener = useRef<Element | null>(null);
+  const giveBack = (event: Event) => {
+    event.preventDefault();
+    const lost = () => document.activeElement === document.body;
+    if (lost() && opener.current instanceof HTMLElement) opener.current.focus();
+    if (lost()) document.getElementById("main")?.focus({ preventScroll: true });
+  };
   return (
     <Radix.Root open={open} onOpenChange={(next) => !next && onClose?.()}>
       <Radix.Portal>
         <div className="backdrop" />
-        <Radix.Content className="dialog" {...(description === undefined ? { "aria-describedby": undefined } : {})}>
+        <Radix.Content className="dialog" onOpenAutoFocus={() => (opener.current = document.activeElement)} onCloseAutoFocus={giveBack} {...(description === undefined ? { "aria-describedby": undefined } : {})}>
           <Radix.Title>{title}</Radix.Title>
           {description !== undefined && <Radix.Description>{description}</Radix.Description>}
           {children}
