@@ -199,3 +199,29 @@ def test_a_hundred_thousand_errors_scroll_without_a_long_task(page: Page, stack:
     print(f"longest task {clock:.0f} ms by the clock, {processor:.0f} ms of processor time")
     assert 0 < processor <= LONGEST_TASK_MS
     picture(page, "errors-100000")
+
+
+def test_a_part_of_the_page_that_cannot_be_loaded_takes_no_file_with_it(
+    page: Page, stack: Pipeline, picture: Picture
+) -> None:
+    stack.ingest(clean_file(20, seed=6, start=6_500_000), "charted.csv")
+    drop(page, ("waiting.pdf", b"not a table"))
+    card(page, "waiting.pdf").locator("[data-refused=type]").wait_for()
+    whole, charts = re.compile("/assets/OpsPage-"), re.compile("/assets/Chart-")
+    page.route(whole, lambda route: route.abort())
+    page.get_by_role("link", name="Ops").click()
+    failed = page.get_by_role("alert").filter(has_text="This part of the page cannot be loaded")
+    expect(failed).to_have_count(1)
+    picture(page, "part-not-loaded")
+    page.unroute(whole)
+    page.route(charts, lambda route: route.abort())
+    failed.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", name="Ops")).to_be_visible()
+    expect(failed).to_have_count(3)
+    page.unroute(charts)
+    for _ in range(3):
+        failed.first.get_by_role("button", name="Try again").click()
+    expect(page.locator(".uplot")).to_have_count(3)
+    assert page.locator(".u-over").first.evaluate("each => getComputedStyle(each).position") == "absolute"
+    page.get_by_role("link", name="Station").click()
+    expect(card(page, "waiting.pdf")).to_be_visible()

@@ -1,12 +1,13 @@
 /** The frame around every page: where to go, who is signed in, how it looks. */
 
 import { useQueryClient } from "@tanstack/react-query";
-import { lazy, Suspense, useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Link, NavLink, Route, Routes, useLocation } from "react-router";
 
 import { Announcements } from "./feel/announce";
 import { Dialog } from "./feel/Dialog";
 import { Keys } from "./feel/keys";
+import { Boundary, part } from "./feel/Part";
 import { setTheme, useTheme, type Theme } from "./feel/theme";
 import { BatchPage } from "./batches/BatchPage";
 import { BatchesPage } from "./batches/BatchesPage";
@@ -16,7 +17,12 @@ import { useSession } from "./session/session";
 import { StationProvider } from "./station/provider";
 import { StationPage } from "./station/StationPage";
 
-const OpsPage = lazy(() => import("./ops/OpsPage"));
+const Page = ({ children }: { children: ReactNode }) => (
+  <main className="page" id="main" tabIndex={-1}>
+    {children}
+  </main>
+);
+const OpsPage = part(() => import("./ops/OpsPage"), "Loading …", Page);
 
 export function App() {
   const { now, ask } = useSession();
@@ -67,8 +73,9 @@ function SignedIn({ ended }: { ended: boolean }) {
 
 function Frame() {
   const { now, end } = useSession();
+  const { pathname } = useLocation();
   const [help, setHelp] = useState(false);
-  usePageFocus();
+  usePageFocus(pathname);
   const byForm = useRef(now.standing === "in" && now.byForm);
   useEffect(() => {
     if (byForm.current) document.getElementById("main")?.focus();
@@ -104,22 +111,17 @@ function Frame() {
           </button>
         )}
       </header>
-      <Routes>
-        <Route path="/" element={<StationPage />} />
-        <Route path="/sign-in" element={<StationPage />} />
-        <Route path="/batches" element={<BatchesPage />} />
-        <Route path="/batches/:id" element={<BatchPage />} />
-        <Route path="/judgments" element={<JudgmentsPage />} />
-        <Route
-          path="/ops"
-          element={
-            <Suspense fallback={<main className="page">Loading …</main>}>
-              <OpsPage />
-            </Suspense>
-          }
-        />
-        <Route path="*" element={<Unknown />} />
-      </Routes>
+      <Boundary Around={Page} of={pathname}>
+        <Routes>
+          <Route path="/" element={<StationPage />} />
+          <Route path="/sign-in" element={<StationPage />} />
+          <Route path="/batches" element={<BatchesPage />} />
+          <Route path="/batches/:id" element={<BatchPage />} />
+          <Route path="/judgments" element={<JudgmentsPage />} />
+          <Route path="/ops" element={<OpsPage />} />
+          <Route path="*" element={<Unknown />} />
+        </Routes>
+      </Boundary>
       <Keys open={help} setOpen={setHelp} />
       <Announcements />
     </>
@@ -141,8 +143,7 @@ function ThemeChoice() {
 }
 
 /** A link to another page puts the focus there, so that a screen reader begins to read and Tab goes on from it. */
-function usePageFocus(): void {
-  const { pathname } = useLocation();
+function usePageFocus(pathname: string): void {
   const before = useRef(pathname);
   useEffect(() => {
     if (before.current === pathname) return;

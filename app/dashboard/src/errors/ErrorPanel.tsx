@@ -1,16 +1,17 @@
 /** The refused rows of a batch: the first five, then all of them; by code; as the vendor's own CSV. */
 
 import { useQuery } from "@tanstack/react-query";
-import { lazy, Suspense, useId, useState } from "react";
+import { useId, useState } from "react";
 
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
 import { ROW_CODES } from "../api/names";
+import { part } from "../feel/Part";
 import { count, plural } from "../feel/words";
 import { cellsOf, columnsOf, countsOf, faultOf, rawOf, visible } from "./cells";
 
 const FIRST = 5;
-const ErrorTable = lazy(() => import("./ErrorTable"));
+const ErrorTable = part(() => import("./ErrorTable"), "Loading the rows …");
 
 export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
   const Heading = level === 2 ? "h2" : "h3";
@@ -49,9 +50,7 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
         </a>
       </div>
       {all ? (
-        <Suspense fallback={<p>Loading the rows …</p>}>
-          <ErrorTable key={code ?? ""} batch={batch} code={code} level={level} />
-        </Suspense>
+        <ErrorTable key={code ?? ""} batch={batch} code={code} level={level} />
       ) : (
         <>
           {isError && (

@@ -2,7 +2,6 @@
 
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import uPlot from "uplot";
-import "uplot/dist/uPlot.min.css";
 
 import { useTheme } from "../feel/theme";
 import { local } from "../feel/words";
