@@ -258,3 +258,34 @@ def test_leaving_the_station_stops_nothing(page: Page) -> None:
     page.get_by_role("heading", name="Batches").wait_for()
     page.get_by_role("link", name="Station").click()
     expect(card(page, "left.csv")).to_contain_text("1,980 Ingested, 20 Errors.")
+
+
+def test_a_sign_in_on_another_page_is_taken_over(page: Page, stack: Pipeline) -> None:
+    other = page.context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="Sign out").click()
+    sign_in(other, stack.key)
+    drop(page, ("taken-over.csv", file_with_errors(50, 2, seed=14, start=14_000_000)))
+    expect(card(page, "taken-over.csv")).to_contain_text("48 Ingested, 2 Errors.")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_session_that_has_ended_is_renewed_by_a_link_on_another_page(
+    page: Page, stack: Pipeline, picture: Picture
+) -> None:
+    page.goto("/batches")
+    page.get_by_role("button", name="Sign out").wait_for()
+    page.context.clear_cookies()
+    page.keyboard.press("r")
+    dialog = page.get_by_role("dialog", name="Your session has ended")
+    again = dialog.get_by_role("button", name="I have signed in elsewhere: look again")
+    again.click()
+    expect(dialog.get_by_role("alert").filter(has_text="Nobody is signed in")).to_be_visible()
+    picture(page, "session-ended-elsewhere")
+    other = page.context.new_page()
+    other.goto(stack.command("sign-in").stdout.strip())
+    other.get_by_role("heading", name="Intake Station").wait_for()
+    with page.expect_response(re.compile("/api/v1/intake/batches")):
+        again.click()
+    expect(dialog).to_have_count(0)

@@ -12,7 +12,7 @@ import { setTheme, useTheme, type Theme } from "./feel/theme";
 import { BatchPage } from "./batches/BatchPage";
 import { BatchesPage } from "./batches/BatchesPage";
 import { JudgmentsPage } from "./judgments/JudgmentsPage";
-import { SignInForm, SignInPage } from "./session/SignIn";
+import { LookAgain, SignInForm, SignInPage } from "./session/SignIn";
 import { useSession } from "./session/session";
 import { StationProvider } from "./station/provider";
 import { StationPage } from "./station/StationPage";
@@ -42,7 +42,7 @@ export function App() {
           <p role="alert" className="refusal">
             The server does not answer. Check that it runs and that you are connected.
           </p>
-          <button type="button" className="primary" onClick={ask}>
+          <button type="button" className="primary" onClick={() => void ask()}>
             Try again
           </button>
         </main>
@@ -56,6 +56,11 @@ export function App() {
 
 function SignedIn({ ended }: { ended: boolean }) {
   const queries = useQueryClient();
+  const hadEnded = useRef(ended);
+  useEffect(() => {
+    if (hadEnded.current && !ended) void queries.invalidateQueries();
+    hadEnded.current = ended;
+  }, [ended, queries]);
   return (
     <StationProvider>
       <Frame />
@@ -65,7 +70,8 @@ function SignedIn({ ended }: { ended: boolean }) {
         description="Sign in again. What is on this page stays, files that were not sent yet too."
         onClose={null}
       >
-        <SignInForm onDone={() => void queries.invalidateQueries()} />
+        <SignInForm />
+        <LookAgain />
       </Dialog>
     </StationProvider>
   );

@@ -10,6 +10,7 @@ export type Session = Schemas["Session"];
 export type Server = Schemas["Server"];
 
 export const UNREACHED = "UNREACHED";
+export const SESSION = "/api/v1/session";
 
 /** What a call was refused with: a code of the catalogue, or UNREACHED where no answer came. */
 export class Refusal extends Error {
@@ -28,11 +29,13 @@ export class Refusal extends Error {
 }
 
 let csrfToken: string | null = null;
+let hasEnded = false;
 const endings = new Set<() => void>();
 
 /** The token of the present session, which goes with every change. */
 export function useToken(token: string | null): void {
   csrfToken = token;
+  hasEnded = false;
 }
 
 export function token(): string | null {
@@ -46,6 +49,7 @@ export function onSessionEnd(tell: () => void): () => void {
 }
 
 export function sessionHasEnded(): void {
+  hasEnded = true;
   for (const tell of endings) tell();
 }
 
@@ -82,6 +86,8 @@ interface Call {
 
 export async function call<Answer>(path: string, wanted: Call = {}): Promise<Answer> {
   const { method = "GET", query, body, signal, aboutSession = false } = wanted;
+  // The server counts each call without a session as a sign-in that failed.
+  if (hasEnded && !aboutSession) throw new Refusal("UNAUTHENTICATED", 401, "");
   const headers: Record<string, string> = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken !== null) headers["X-CSRF-Token"] = csrfToken;
@@ -100,7 +106,16 @@ export async function call<Answer>(path: string, wanted: Call = {}): Promise<Ans
   if (!answer.ok) {
     const refusal = refusalOf(answer.status, await answer.text(), answer.headers.get("Retry-After"));
     if (refusal.status === 401 && !aboutSession) sessionHasEnded();
+    if (await isOutOfDate(refusal)) return call(path, wanted);
     throw refusal;
   }
   return (answer.status === 204 ? undefined : await answer.json()) as Answer;
+}
+
+/** Whether a call was refused for the token only: somebody has signed in on another page, and this one has the new token now. */
+export async function isOutOfDate(refusal: Refusal): Promise<boolean> {
+  if (refusal.code !== "CSRF_FAILED") return false;
+  const before = csrfToken;
+  csrfToken = (await call<Session>(SESSION)).csrf_token;
+  return csrfToken !== before;
 }

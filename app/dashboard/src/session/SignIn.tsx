@@ -19,7 +19,6 @@ function sentence(error: unknown): string {
 }
 
 export function SignInPage() {
-  const { ask } = useSession();
   return (
     <main className="page narrow" id="main" tabIndex={-1}>
       <title>Sign in · Dragonfly</title>
@@ -32,15 +31,33 @@ export function SignInPage() {
           Whoever runs the server makes one with <code>dragonfly keys create NAME</code>, or prints a link that signs you in
           once with <code>dragonfly sign-in</code>.
         </p>
-        <button type="button" onClick={ask}>
-          I have signed in elsewhere: look again
-        </button>
+        <LookAgain />
       </details>
     </main>
   );
 }
 
-export function SignInForm({ onDone }: { onDone?: () => void }) {
+/** For whoever signs in with a link, which opens a page of its own. */
+export function LookAgain() {
+  const { ask } = useSession();
+  const [isNobody, setNobody] = useState(false);
+  const look = () => {
+    setNobody(false);
+    void ask().then((isSomebody) => setNobody(!isSomebody));
+  };
+  return (
+    <>
+      <button type="button" onClick={look}>
+        I have signed in elsewhere: look again
+      </button>
+      <p role="alert" className="refusal">
+        {isNobody && "Nobody is signed in in this browser yet."}
+      </p>
+    </>
+  );
+}
+
+export function SignInForm() {
   const { begin } = useSession();
   const navigate = useNavigate();
   const [refusal, setRefusal] = useState<string | null>(null);
@@ -55,7 +72,6 @@ export function SignInForm({ onDone }: { onDone?: () => void }) {
       (session) => {
         begin(session, true);
         if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
-        onDone?.();
       },
       (error: unknown) => {
         setBusy(false);

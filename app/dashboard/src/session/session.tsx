@@ -19,7 +19,8 @@ interface Sessions {
   now: Standing;
   begin: (session: Session, byForm: boolean) => void;
   end: () => Promise<void>;
-  ask: () => void;
+  /** Look who is signed in; whether somebody is. */
+  ask: () => Promise<boolean>;
 }
 
 const Context = createContext<Sessions | null>(null);
@@ -32,11 +33,15 @@ export function SessionProvider({ children }: { children: ReactNode }) {
     setNow({ standing: "in", session, byForm });
   }, []);
 
-  const ask = useCallback(() => {
-    calls.session().then((session) => begin(session, false), (error: unknown) => {
+  const ask = useCallback(async () => {
+    try {
+      begin(await calls.session(), false);
+      return true;
+    } catch (error) {
       const isOut = error instanceof Refusal && error.status === 401;
       setNow((before) => (before.standing === "in" || before.standing === "ended" ? before : { standing: isOut ? "out" : "unreached" }));
-    });
+      return false;
+    }
   }, [begin]);
 
   const end = useCallback(async () => {
@@ -45,7 +50,7 @@ export function SessionProvider({ children }: { children: ReactNode }) {
     setNow({ standing: "out" });
   }, []);
 
-  useEffect(ask, [ask]);
+  useEffect(() => void ask(), [ask]);
   useEffect(
     () => onSessionEnd(() => setNow((before) => (before.standing === "in" ? { standing: "ended" } : before))),
     [],

@@ -194,6 +194,8 @@ function Watch({ id, batchId, dispatch }: { id: string; batchId: string; dispatc
   }, [data, dataUpdatedAt, id, dispatch]);
   useEffect(() => {
     if (error === null) return;
+    // Once somebody has signed in again, the next look tells.
+    if (error instanceof Refusal && error.status === 401) return;
     if (error instanceof Refusal && error.status === 404) {
       const refused = { kind: "gone", what: "The server does not know this batch any more.", next: "Choose the file again.", again: "Try again", waitSeconds: null };
       dispatch({ type: "refused", id, refused });
