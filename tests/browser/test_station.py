@@ -151,6 +151,22 @@ def test_a_known_file_is_asked_about_before_a_byte_is_sent(page: Page, stack: Pi
     expect(own).to_contain_text("300 rows with a case number that stands already")
 
 
+def test_the_same_bytes_dropped_twice_at_once_are_ingested_once_and_asked_about(page: Page, picture: Picture) -> None:
+    nothing = json.dumps({"items": [], "next_cursor": None})
+    page.route("**/api/v1/intake/batches?file_hash=*", lambda route: route.fulfill(body=nothing))
+    content = fresh(60)
+    drop(page, ("once.csv", content), ("twice.csv", content))
+    first, second = card(page, "once.csv"), card(page, "twice.csv")
+    expect(page.get_by_role("group", name=re.compile("is known"))).to_contain_text(
+        "They were not stored a second time."
+    )
+    picture(page, "station-known-late")
+    asked, ingested = (first, second) if first.get_by_role("group").count() else (second, first)
+    expect(ingested).to_contain_text("Batch Complete. 60 Rows Ingested.")
+    asked.get_by_role("button", name="Ingest again").click()
+    expect(asked).to_contain_text("60 rows with a case number that stands already")
+
+
 def test_an_upload_tells_how_much_was_sent_and_can_be_cancelled(page: Page, stack: Pipeline, picture: Picture) -> None:
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")

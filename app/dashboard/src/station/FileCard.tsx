@@ -76,7 +76,7 @@ function Body({ item }: { item: Own }): ReactNode {
             </Gauge>
           );
         case "asking":
-          return <Question item={item} known={item.known} />;
+          return <Question item={item} known={item.known} wasSent={item.wasSent} />;
         case "looking":
           return <p>Asking whether this file is known …</p>;
         case "ready":
@@ -113,14 +113,14 @@ function Gauge({ label, done, total, children }: { label: string; done: number; 
   );
 }
 
-function Question({ item, known }: { item: Own; known: Batch }) {
+function Question({ item, known, wasSent }: { item: Own; known: Batch; wasSent: boolean }) {
   const { dispatch } = useStation();
   const was = known.status === "completed" ? "ingested" : known.status === "failed" ? "uploaded, and refused," : "uploaded";
   return (
     <div role="group" aria-label={`${item.name} is known`}>
       <p>
         These very bytes were already {was} on <Moment iso={known.created_at} /> as{" "}
-        <span className="name">{known.filename}</span>: <StateMark batch={known} />. Nothing has been sent.
+        <span className="name">{known.filename}</span>: <StateMark batch={known} />. {wasSent ? "They were not stored a second time." : "Nothing has been sent."}
       </p>
       <p className="actions">
         <Link className="button" to={`/batches/${known.batch_id}`}>

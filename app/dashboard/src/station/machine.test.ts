@@ -58,6 +58,14 @@ describe("the way of a file", () => {
     assert.ok(item.phase === "idle" && item.step === "ready" && item.forced);
   });
 
+  test("a file whose bytes came by another way while it was sent asks too", () => {
+    const item = only(run([...toUploading, { type: "known", id: "1", batch: batchOf({ filename: "b.csv" }) }]));
+    assert.ok(item.phase === "idle" && item.step === "asking" && item.wasSent);
+    assert.deepEqual([item.name, item.batchId], ["a.csv", null]);
+    const again = only(run([{ type: "again", id: "1" }], [item]));
+    assert.ok(again.phase === "idle" && again.step === "ready" && again.forced);
+  });
+
   test("a file that is wrong by itself is an error at once, and a wrong name may be overruled", () => {
     const refused = { ...TROUBLE, kind: "type" };
     const item = only(run([{ type: "chosen", files: [{ id: "1", file: file("a.pdf"), refused }], sending: SENDING }]));
@@ -151,6 +159,8 @@ describe("a page loaded anew", () => {
   });
 
   test("shows no batch twice", () => {
+    const twice = ["a.csv", "b.csv"].map((name) => ({ id: "b1", name, size: 1 }));
+    assert.equal(run([{ type: "resumed", batches: twice }]).length, 1);
     assert.equal(run([{ type: "resumed", batches: [{ id: "b1", name: "a.csv", size: 1 }] }], run(toProcessing)).length, 1);
   });
 

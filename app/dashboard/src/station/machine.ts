@@ -22,7 +22,7 @@ export type Idle =
   | { phase: "idle"; step: "waiting" }
   | { phase: "idle"; step: "hashing"; read: number }
   | { phase: "idle"; step: "looking"; hash: string }
-  | { phase: "idle"; step: "asking"; hash: string; known: Batch }
+  | { phase: "idle"; step: "asking"; hash: string | null; known: Batch; wasSent: boolean }
   | { phase: "idle"; step: "ready"; hash: string | null; force: boolean };
 
 export type Progress =
@@ -83,7 +83,7 @@ export function reduce<File extends Sendable>(station: Station<File>, event: Eve
       ];
     case "resumed": {
       const here = new Set(station.map((item) => item.batchId));
-      const found = event.batches.filter(({ id }) => !here.has(id));
+      const found = event.batches.filter(({ id }) => !here.has(id) && here.add(id));
       return [
         ...station,
         ...found.map(({ id, name, size }): Item<File> => ({
@@ -124,8 +124,10 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
     case "hashed":
       return isStep(item, "waiting", "hashing") ? { ...own(item), phase: "idle", step: "looking", hash: event.hash } : item;
     case "known":
+      // While uploading, it is the receipt that tells: the same bytes came by another way since the look.
+      if (phase === "uploading") return { ...own(item), phase: "idle", step: "asking", hash: null, known: event.batch, wasSent: true };
       return item.phase === "idle" && item.step === "looking"
-        ? { ...own(item), phase: "idle", step: "asking", hash: item.hash, known: event.batch }
+        ? { ...own(item), phase: "idle", step: "asking", hash: item.hash, known: event.batch, wasSent: false }
         : item;
     case "unknown":
       return item.phase === "idle" && item.step === "looking"

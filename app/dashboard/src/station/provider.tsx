@@ -138,6 +138,7 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
   const { id, file } = item;
   const refuse = (refused: Refused) => dispatch({ type: "refused", id, refused });
   const refuseBy = (refusal: Refusal) => refuse(refusedByServer(refusal, file, navigator.onLine));
+  const refuseByAny = (error: unknown) => refuseBy(error instanceof Refusal ? error : new Refusal(UNREACHED, 0, ""));
   if (task === "hash") {
     const refused = refusedByItself(file, mostBytes);
     if (refused !== null && !(item.overruled && refused.kind === "type")) {
@@ -156,7 +157,7 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
     calls.batches({ file_hash: item.hash }, null, 1, leave.signal).then(
       ({ items: [batch] }) => dispatch(batch === undefined ? { type: "unknown", id } : { type: "known", id, batch }),
       (error: unknown) => {
-        if (!leave.signal.aborted) refuseBy(error instanceof Refusal ? error : new Refusal(UNREACHED, 0, ""));
+        if (!leave.signal.aborted) refuseByAny(error);
       },
     );
     return () => leave.abort();
@@ -167,7 +168,10 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
     ...item.sending,
     force: item.forced,
     onSent: (sent, total) => dispatch({ type: "uploading", id, sent, total }),
-    onReceipt: (receipt) => dispatch({ type: "received", id, receipt }),
+    onReceipt: (receipt) => {
+      if (!receipt.is_duplicate) dispatch({ type: "received", id, receipt });
+      else calls.batch(receipt.batch_id).then((batch) => dispatch({ type: "known", id, batch }), refuseByAny);
+    },
     onRefusal: (refusal) => {
       if (refusal.code !== UNREACHED) {
         refuseBy(refusal);
