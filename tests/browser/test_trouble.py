@@ -225,3 +225,18 @@ def test_a_part_of_the_page_that_cannot_be_loaded_takes_no_file_with_it(
     assert page.locator(".u-over").first.evaluate("each => getComputedStyle(each).position") == "absolute"
     page.get_by_role("link", name="Station").click()
     expect(card(page, "waiting.pdf")).to_be_visible()
+
+
+def test_a_cancelling_that_fails_is_said_and_may_be_asked_for_again(page: Page, stack: Pipeline, large: Path) -> None:
+    page.route("**/cancel", lambda route: route.abort())
+    drop(page, large)
+    wait_until_read(stack)
+    own = card(page, "large.csv")
+    cancel = own.get_by_role("button", name="Cancel large.csv")
+    cancel.click()
+    sentence = "large.csv could not be cancelled: The server does not answer."
+    expect(page.get_by_role("alert").filter(has_text=sentence)).to_have_count(1)
+    expect(own.locator(".refusal")).to_contain_text(sentence)
+    page.unroute_all()
+    cancel.click()
+    expect(own).to_contain_text(re.compile("Batch Cancelled. Nothing was loaded.|Batch Complete"))

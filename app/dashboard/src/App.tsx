@@ -40,7 +40,7 @@ export function App() {
         <main className="page narrow" id="main">
           <h1>Dragonfly</h1>
           <p role="alert" className="refusal">
-            The server does not answer. Check that it runs and that you are connected.
+            {now.why}
           </p>
           <button type="button" className="primary" onClick={() => void ask()}>
             Try again

@@ -16,16 +16,30 @@ export const SESSION = "/api/v1/session";
 export class Refusal extends Error {
   readonly code: string;
   readonly status: number;
+  /** What is wrong, in one sentence. */
+  readonly title: string;
+  /** What was found and expected, else what to do next. */
   readonly detail: string;
   readonly retryAfterSeconds: number | null;
 
-  constructor(code: string, status: number, detail: string, retryAfterSeconds: number | null = null) {
+  constructor(code: string, status: number, title = "", detail = "", retryAfterSeconds: number | null = null) {
     super(`${code} (${status})`);
     this.code = code;
     this.status = status;
+    this.title = title;
     this.detail = detail;
     this.retryAfterSeconds = retryAfterSeconds;
   }
+}
+
+/** What a call failed with, for whoever asked for it. */
+export function sentence(error: unknown): string {
+  if (!(error instanceof Refusal)) return "Something failed in this page. Load it again.";
+  const said = `${error.title} ${error.detail}`.trim();
+  if (said !== "") return said;
+  return error.status === 0 || error.status >= 500
+    ? "The server does not answer. Check that it runs and that you are connected, then try again."
+    : "That did not work. Try again.";
 }
 
 let csrfToken: string | null = null;
@@ -63,7 +77,7 @@ export function refusalOf(status: number, body: string, retryAfter: string | nul
   }
   const seconds = retryAfter === null ? Number.NaN : Number(retryAfter);
   const wait = Number.isFinite(seconds) ? seconds : null;
-  return new Refusal(problem.code ?? `HTTP_${status}`, status, problem.detail ?? problem.title ?? "", wait);
+  return new Refusal(problem.code ?? `HTTP_${status}`, status, problem.title, problem.detail, wait);
 }
 
 type Query = Record<string, string | number | boolean | null | undefined>;
@@ -87,7 +101,7 @@ interface Call {
 export async function call<Answer>(path: string, wanted: Call = {}): Promise<Answer> {
   const { method = "GET", query, body, signal, aboutSession = false } = wanted;
   // The server counts each call without a session as a sign-in that failed.
-  if (hasEnded && !aboutSession) throw new Refusal("UNAUTHENTICATED", 401, "");
+  if (hasEnded && !aboutSession) throw new Refusal("UNAUTHENTICATED", 401);
   const headers: Record<string, string> = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken !== null) headers["X-CSRF-Token"] = csrfToken;
@@ -101,7 +115,7 @@ export async function call<Answer>(path: string, wanted: Call = {}): Promise<Ans
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Refusal(UNREACHED, 0, "");
+    throw new Refusal(UNREACHED, 0);
   }
   if (!answer.ok) {
     const refusal = refusalOf(answer.status, await answer.text(), answer.headers.get("Retry-After"));

@@ -5,7 +5,7 @@ import { useEffect, useState, type ReactNode } from "react";
 import { Link, useLocation, useParams } from "react-router";
 
 import * as calls from "../api/calls";
-import { Refusal, type Batch } from "../api/client";
+import { Refusal, sentence, type Batch } from "../api/client";
 import { headersOf } from "../errors/cells";
 import { Moment } from "../feel/Moment";
 import { StateMark } from "../feel/StateMark";
@@ -82,9 +82,7 @@ function Unfinished({ batch, onChange }: { batch: Batch; onChange: (batch: Batch
         <button
           type="button"
           onClick={() =>
-            calls.cancelBatch(batch.batch_id).then(onChange, (error: unknown) =>
-              setRefusal((error instanceof Refusal && error.detail) || "That did not work. Try again."),
-            )
+            calls.cancelBatch(batch.batch_id).then(onChange, (error: unknown) => setRefusal(sentence(error)))
           }
         >
           Cancel the batch

@@ -5,7 +5,7 @@ import { useId, useState, type FormEvent } from "react";
 import { Link } from "react-router";
 
 import * as calls from "../api/calls";
-import { Refusal, type Batch } from "../api/client";
+import { sentence, type Batch } from "../api/client";
 import { ErrorPanel } from "../errors/ErrorPanel";
 import { Dialog } from "../feel/Dialog";
 import { count, milliseconds, perSecond, percent, plural } from "../feel/words";
@@ -108,7 +108,7 @@ export function TryAgain({ batch, onRestart }: { batch: Batch; onRestart: (batch
         setOpen(false);
         onRestart(next);
       },
-      (error: unknown) => setRefusal((error instanceof Refusal && error.detail) || "That did not work. Try again."),
+      (error: unknown) => setRefusal(sentence(error)),
     );
   };
   return (

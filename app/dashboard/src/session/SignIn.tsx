@@ -4,18 +4,15 @@ import { useEffect, useId, useRef, useState, type FormEvent } from "react";
 import { useNavigate } from "react-router";
 
 import * as calls from "../api/calls";
-import { Refusal, UNREACHED, type Session } from "../api/client";
+import { Refusal, sentence, type Session } from "../api/client";
 import { useSession } from "./session";
 
 const TOKEN = /^#token=(.+)$/;
 
-function sentence(error: unknown): string {
-  if (!(error instanceof Refusal)) return "Something failed in this page. Load it again.";
-  if (error.code === UNREACHED) return "The server does not answer. Check that it runs and that you are connected, then try again.";
-  if (error.code === "TOO_MANY_ATTEMPTS") {
-    return `Too many sign-ins have failed from this address. Wait ${error.retryAfterSeconds ?? 60} seconds, then use a valid key.`;
-  }
-  return error.detail || "That did not work. Try again.";
+function whyNot(error: unknown): string {
+  return error instanceof Refusal && error.code === "TOO_MANY_ATTEMPTS"
+    ? `Too many sign-ins have failed from this address. Wait ${error.retryAfterSeconds ?? 60} seconds, then use a valid key.`
+    : sentence(error);
 }
 
 export function SignInPage() {
@@ -75,7 +72,7 @@ export function SignInForm() {
       },
       (error: unknown) => {
         setBusy(false);
-        setRefusal(sentence(error));
+        setRefusal(whyNot(error));
         key.current?.focus();
       },
     );

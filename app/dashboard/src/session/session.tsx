@@ -3,7 +3,7 @@
 import { createContext, use, useCallback, useEffect, useMemo, useState, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
-import { onSessionEnd, Refusal, useToken as keepToken, type Session } from "../api/client";
+import { onSessionEnd, Refusal, sentence, useToken as keepToken, type Session } from "../api/client";
 
 type Standing =
   | { standing: "asking" }
@@ -13,7 +13,8 @@ type Standing =
   | { standing: "in"; session: Session; byForm: boolean }
   /** The session has ended under a page that is in use. */
   | { standing: "ended" }
-  | { standing: "unreached" };
+  /** Who is signed in could not be found out. */
+  | { standing: "unreached"; why: string };
 
 interface Sessions {
   now: Standing;
@@ -39,7 +40,7 @@ export function SessionProvider({ children }: { children: ReactNode }) {
       return true;
     } catch (error) {
       const isOut = error instanceof Refusal && error.status === 401;
-      setNow((before) => (before.standing === "in" || before.standing === "ended" ? before : { standing: isOut ? "out" : "unreached" }));
+      setNow((before) => (before.standing === "in" || before.standing === "ended" ? before : isOut ? { standing: "out" } : { standing: "unreached", why: sentence(error) }));
       return false;
     }
   }, [begin]);

@@ -95,7 +95,12 @@ function Body({ item }: { item: Own }): ReactNode {
         </Gauge>
       );
     case "processing":
-      return <Processing batch={item.batch} unseen={item.unseen} />;
+      return (
+        <>
+          <Processing batch={item.batch} unseen={item.unseen} />
+          {item.uncancelled !== null && <p className="refusal">{item.uncancelled}</p>}
+        </>
+      );
     case "success":
     case "partial":
       return <Outcome batch={item.batch} linked />;

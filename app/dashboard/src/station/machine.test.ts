@@ -104,6 +104,14 @@ describe("trouble", () => {
     assert.ok(seen.phase === "processing" && !seen.unseen);
   });
 
+  test("a cancelling that fails may be asked for again, and says why it failed", () => {
+    const cancelling = run([...toProcessing, { type: "cancelling", id: "1" }]);
+    const failed = only(run([{ type: "uncancelled", id: "1", why: "no answer" }, { type: "seen", id: "1", batch: batchOf() }], cancelling));
+    assert.ok(failed.phase === "processing" && !failed.cancelling && failed.uncancelled === "no answer");
+    const again = only(run([{ type: "cancelling", id: "1" }], [failed]));
+    assert.ok(again.phase === "processing" && again.cancelling && again.uncancelled === null);
+  });
+
   test("a batch that failed goes on when it is tried again", () => {
     const failed = run([...toProcessing, { type: "seen", id: "1", batch: batchOf({ status: "failed" }) }]);
     assert.equal(only(run([{ type: "restarted", id: "1", batch: batchOf({ status: "uploaded" }) }], failed)).phase, "processing");
@@ -130,6 +138,7 @@ describe("late and foreign events", () => {
     { type: "received", id: "1", receipt },
     { type: "seen", id: "1", batch: batchOf({ status: "failed" }) },
     { type: "unseen", id: "1" },
+    { type: "uncancelled", id: "1", why: "no answer" },
     { type: "refused", id: "1", refused: TROUBLE },
     { type: "retried", id: "1" },
     { type: "restarted", id: "1", batch: batchOf() },

@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { createContext, use, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
-import { Refusal, UNREACHED } from "../api/client";
+import { Refusal, sentence, UNREACHED } from "../api/client";
 import { alarm, announce } from "../feel/announce";
 import { read, write } from "../feel/theme";
 import { hashOf, prepare } from "./hash";
@@ -90,10 +90,15 @@ export function StationProvider({ children }: { children: ReactNode }) {
           return;
         }
         dispatch({ type: "cancelling", id: item.id });
-        // Refused, the batch is finished: the next look tells.
         calls.cancelBatch(item.batchId).then(
           (batch) => dispatch({ type: "seen", id: item.id, batch }),
-          () => undefined,
+          (error: unknown) => {
+            // The batch is finished: the next look tells.
+            if (error instanceof Refusal && error.status === 409) return;
+            const why = `${item.name} could not be cancelled: ${sentence(error)}`;
+            dispatch({ type: "uncancelled", id: item.id, why });
+            alarm(why);
+          },
         );
       },
     }),
@@ -138,7 +143,7 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
   const { id, file } = item;
   const refuse = (refused: Refused) => dispatch({ type: "refused", id, refused });
   const refuseBy = (refusal: Refusal) => refuse(refusedByServer(refusal, file, navigator.onLine));
-  const refuseByAny = (error: unknown) => refuseBy(error instanceof Refusal ? error : new Refusal(UNREACHED, 0, ""));
+  const refuseByAny = (error: unknown) => refuseBy(error instanceof Refusal ? error : new Refusal(UNREACHED, 0));
   if (task === "hash") {
     const refused = refusedByItself(file, mostBytes);
     if (refused !== null && !(item.overruled && refused.kind === "type")) {
@@ -149,7 +154,7 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
     return hashOf(file, {
       onRead: (bytes) => dispatch({ type: "hashing", id, read: bytes }),
       done: (hash) => (hash === null ? refuse(unreadable()) : dispatch({ type: "hashed", id, hash })),
-      unreached: () => refuseBy(new Refusal(UNREACHED, 0, "")),
+      unreached: () => refuseBy(new Refusal(UNREACHED, 0)),
     });
   }
   if (task === "look" && item.phase === "idle" && item.step === "looking") {

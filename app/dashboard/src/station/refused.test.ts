@@ -6,7 +6,7 @@ import { refusedByItself, refusedByServer } from "./refused.ts";
 
 const FILE = { name: "a.csv", size: 2_000_000 };
 const by = (code: string, status: number, online = true, wait: number | null = null) =>
-  refusedByServer(new Refusal(code, status, "detail", wait), FILE, online);
+  refusedByServer(new Refusal(code, status, "title", "detail", wait), FILE, online);
 
 test("a file is looked at before anything is sent", () => {
   assert.equal(refusedByItself({ name: "a.csv", size: 0 }, null)?.kind, "empty");
@@ -32,6 +32,12 @@ test("each trouble has a sentence of its own", () => {
   ];
   assert.equal(new Set(all.map((each) => each?.what)).size, all.length);
   for (const each of all) assert.ok(each !== null && each.next.length > 20 && each.again.length > 0);
+});
+
+test("what has no sentence here is said in the server's own, then what to do", () => {
+  const { what, next } = by("INTERNAL_ERROR", 500);
+  assert.equal(what, "title");
+  assert.ok(next.startsWith("detail "));
 });
 
 test("Retry-After is kept to", () => {

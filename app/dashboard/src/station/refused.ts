@@ -141,8 +141,8 @@ export function refusedByServer(refusal: Refusal, file: { size: number }, online
       }
       return refused(
         `http-${refusal.status}`,
-        refusal.detail || `The server refused the file (${refusal.code}).`,
-        "The file is still here: try again, and tell an engineer the time if it stays so.",
+        refusal.title || `The server refused the file (${refusal.code}).`,
+        `${refusal.detail} The file is still here: try again, and tell an engineer the time if it stays so.`.trim(),
         "Try again",
         wait,
       );

@@ -47,7 +47,7 @@ export function upload({ file, source, threshold, force, onSent, onReceipt, onRe
         },
       );
     };
-    request.onerror = () => onRefusal(new Refusal(UNREACHED, 0, ""));
+    request.onerror = () => onRefusal(new Refusal(UNREACHED, 0));
     request.send(form);
   };
   send();
