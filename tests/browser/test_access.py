@@ -224,3 +224,37 @@ def test_a_dialog_whose_opener_is_gone_leaves_the_focus_on_the_page(page: Page, 
     dialog.get_by_role("button", name="Try again").click()
     expect(dialog).to_have_count(0)
     expect(page.locator("#main")).to_be_focused()
+
+
+def is_in_view(page: Page, row: int) -> bool:
+    """Whether the row of the table of all errors is seen whole, below the table's head."""
+    return bool(
+        page.evaluate(
+            """row => {
+              const scroller = document.querySelector('.grid-scroll');
+              const box = document.querySelector(`.grid-body [aria-rowindex='${row}']`)?.getBoundingClientRect();
+              const head = document.querySelector('.grid-head').getBoundingClientRect();
+              const bottom = scroller.getBoundingClientRect().top + scroller.clientTop + scroller.clientHeight;
+              return box !== undefined && box.top >= head.bottom - 1 && box.bottom <= bottom + 1;
+            }""",
+            row,
+        )
+    )
+
+
+def test_a_row_that_is_chosen_with_the_keys_stays_in_view(page: Page, stack: Pipeline) -> None:
+    batch = stack.ingest(
+        file_with_errors(100, 100, seed=75, start=75_000_000), "rows.csv", error_threshold_percent="100"
+    )
+    page.goto(f"/batches/{batch['batch_id']}")
+    page.get_by_role("button", name="Show all 100 errors").click()
+    scroller = page.get_by_role("region", name="All refused rows")
+    scroller.get_by_role("row").nth(5).wait_for()
+    scroller.focus()
+    for pressed, row in [("ArrowDown", 2 + step) for step in range(20)] + [
+        ("ArrowUp", 20 - step) for step in range(19)
+    ]:
+        page.keyboard.press(pressed)
+        expect(scroller.locator(".chosen")).to_have_attribute("aria-rowindex", str(row))
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert is_in_view(page, row), f"{pressed} to row {row}"

@@ -10,6 +10,7 @@ import { memo, useEffect, useMemo, useRef, useState, type KeyboardEvent, type Re
 
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
+import { keysAreOn } from "../feel/keys";
 import { count } from "../feel/words";
 import { cellsOf, columnsOf, faultOf, isBad, rawOf, textOf, visible } from "./cells";
 
@@ -49,6 +50,8 @@ export default function ErrorTable({ batch, code, level }: Props) {
     getScrollElement: () => scroller.current,
     estimateSize: () => ROW_PIXELS,
     overscan: 8,
+    // The head stands inside, and so may a scroll bar: the rows have that much less to be seen in.
+    scrollPaddingEnd: 2 * ROW_PIXELS,
   });
   const seen = virtual.getVirtualItems();
   const first = seen[0]?.index ?? 0;
@@ -73,6 +76,8 @@ export default function ErrorTable({ batch, code, level }: Props) {
     virtual.scrollToIndex(index, { align: "auto" });
   };
   const onKeyDown = (event: KeyboardEvent) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key.length === 1 && !keysAreOn()) return;
     const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 12, PageUp: -12 }[event.key];
     if (total === 0 || (step === undefined && event.key !== "Home" && event.key !== "End")) return;
     event.preventDefault();
