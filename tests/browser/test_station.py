@@ -259,6 +259,17 @@ def test_a_wrong_type_is_said_and_may_be_overruled(page: Page, picture: Picture)
     expect(card(page, "notes.pdf")).to_contain_text("Batch Rejected.")
 
 
+def test_files_dropped_under_a_wrong_budget_are_not_taken_and_that_is_said(page: Page) -> None:
+    page.get_by_label("Error budget, %").fill("ten")
+    drop(page, ("untaken.csv", fresh(10)))
+    sentence = "The files were not taken: the error budget must be a whole number from 0 to 100."
+    expect(page.locator(".drop")).to_contain_text(sentence)
+    expect(page.get_by_role("alert").filter(has_text=sentence)).to_have_count(1)
+    expect(card(page, "untaken.csv")).to_have_count(0)
+    page.get_by_label("Error budget, %").fill("10")
+    expect(page.locator(".drop")).not_to_contain_text(sentence)
+
+
 def test_an_empty_file_is_said(page: Page, picture: Picture) -> None:
     drop(page, ("empty.csv", b""))
     assert refused(page, "empty.csv", "empty") == "The file is empty: it has 0 bytes."

@@ -105,7 +105,7 @@ function Body({ item }: { item: Own }): ReactNode {
     case "partial":
       return <Outcome batch={item.batch} linked />;
     case "error":
-      return "batch" in item ? <Outcome batch={item.batch} linked restartedAs={item.id} /> : <Trouble item={item} refused={item.refused} />;
+      return "batch" in item ? <Outcome batch={item.batch} linked /> : <Trouble item={item} refused={item.refused} />;
   }
 }
 

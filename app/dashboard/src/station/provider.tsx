@@ -15,6 +15,7 @@ import { isFinished, verdict } from "./verdict";
 
 const AT_ONCE = 3;
 const POLL_MS = 2000;
+const PATIENCE_MS = 8000;
 const RESUMED = "dragonfly.batches";
 
 type Held = File | null;
@@ -192,7 +193,8 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
 function Watch({ id, batchId, dispatch }: { id: string; batchId: string; dispatch: (event: Event<Held>) => void }) {
   const { data, error, errorUpdateCount, dataUpdatedAt } = useQuery({
     queryKey: ["batch", batchId],
-    queryFn: ({ signal }) => calls.batch(batchId, signal),
+    // A server that hangs is one that cannot be reached.
+    queryFn: ({ signal }) => calls.batch(batchId, AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)])),
     refetchInterval: ({ state }) => (state.data && isFinished(state.data) ? false : POLL_MS),
     refetchIntervalInBackground: false,
     retry: false,
