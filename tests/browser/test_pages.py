@@ -209,6 +209,9 @@ def test_keys_move_search_help_and_can_be_switched_off(page: Page, samples: dict
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_be_visible()
     picture(page, "keys")
+    page.keyboard.press("?")
+    expect(dialog).to_have_count(0)
+    page.keyboard.press("?")
     dialog.get_by_label("Use these keys").uncheck()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
@@ -235,6 +238,43 @@ def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == light
     page.get_by_label("Theme").select_option("dark")
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != light
+
+
+def test_a_sign_in_link_is_redeemed_where_somebody_is_signed_in(page: Page, stack: Pipeline) -> None:
+    link = stack.command("sign-in").stdout.strip()
+    page.goto(link)
+    expect(page.get_by_role("heading", name="Intake Station")).to_be_visible()
+    assert "token" not in page.url
+    page.goto("/batches")
+    page.goto(link)
+    expect(page.get_by_role("alert").filter(has_text="The link was used before")).to_be_visible()
+    page.get_by_text("Where do I get a key?").click()
+    page.get_by_role("button", name="look again").click()
+    expect(page.get_by_role("heading", name="Intake Station")).to_be_visible()
+
+
+def test_a_sign_out_that_fails_is_said(page: Page) -> None:
+    page.route("**/api/v1/session", lambda route: route.abort())
+    page.get_by_role("button", name="Sign out").click()
+    expect(
+        page.get_by_role("alert").filter(has_text="You are still signed in. The server does not answer.")
+    ).to_be_visible()
+    page.unroute_all()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_batch_tried_again_on_its_own_page_goes_on_at_the_station(page: Page) -> None:
+    drop(page, ("elsewhere.csv", file_with_errors(100, 50, seed=15, start=15_000_000)))
+    expect(card(page, "elsewhere.csv")).to_contain_text("Batch Rejected.")
+    card(page, "elsewhere.csv").get_by_role("link", name="Open the batch").click()
+    page.get_by_role("button", name="Try the batch again").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Error budget, %").fill("60")
+    dialog.get_by_role("button", name="Try again").click()
+    expect(page.locator(".verdict")).to_contain_text("50 Ingested, 50 Errors.")
+    page.get_by_role("link", name="Station").click()
+    expect(card(page, "elsewhere.csv")).to_contain_text("50 Ingested, 50 Errors.")
 
 
 def test_an_empty_stack_says_what_to_do_next(context: BrowserContext, stack: Pipeline) -> None:

@@ -4,6 +4,7 @@ import { useQueryClient } from "@tanstack/react-query";
 import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Link, NavLink, Route, Routes, useLocation } from "react-router";
 
+import { sentence } from "./api/client";
 import { Announcements } from "./feel/announce";
 import { Dialog } from "./feel/Dialog";
 import { Keys } from "./feel/keys";
@@ -12,7 +13,7 @@ import { setTheme, useTheme, type Theme } from "./feel/theme";
 import { BatchPage } from "./batches/BatchPage";
 import { BatchesPage } from "./batches/BatchesPage";
 import { JudgmentsPage } from "./judgments/JudgmentsPage";
-import { LookAgain, SignInForm, SignInPage } from "./session/SignIn";
+import { LookAgain, SignInForm, SignInPage, TOKEN } from "./session/SignIn";
 import { useSession } from "./session/session";
 import { StationProvider } from "./station/provider";
 import { StationPage } from "./station/StationPage";
@@ -26,6 +27,9 @@ const OpsPage = part(() => import("./ops/OpsPage"), "Loading …", Page);
 
 export function App() {
   const { now, ask } = useSession();
+  const { pathname, hash } = useLocation();
+  // A link is redeemed whoever is signed in: its token may not stay behind, in the address and valid.
+  if (now.standing === "in" && pathname === "/sign-in" && TOKEN.test(hash)) return <SignInPage />;
   switch (now.standing) {
     case "asking":
       return (
@@ -80,12 +84,21 @@ function SignedIn({ ended }: { ended: boolean }) {
 function Frame() {
   const { now, end } = useSession();
   const { pathname } = useLocation();
+  const queries = useQueryClient();
   const [help, setHelp] = useState(false);
+  const [refusal, setRefusal] = useState("");
   usePageFocus(pathname);
   const byForm = useRef(now.standing === "in" && now.byForm);
   useEffect(() => {
     if (byForm.current) document.getElementById("main")?.focus();
   }, []);
+  const signOut = () => {
+    setRefusal("");
+    end().then(
+      () => queries.clear(),
+      (error: unknown) => setRefusal(`You are still signed in. ${sentence(error)}`),
+    );
+  };
   return (
     <>
       <a className="skip" href="#main">
@@ -112,10 +125,13 @@ function Frame() {
           <kbd>?</kbd> Keys
         </button>
         {now.standing === "in" && (
-          <button type="button" onClick={() => void end().catch(() => undefined)} title={`Signed in as ${now.session.name}`}>
+          <button type="button" onClick={signOut} title={`Signed in as ${now.session.name}`}>
             Sign out
           </button>
         )}
+        <p role="alert" className="refusal">
+          {refusal}
+        </p>
       </header>
       <Boundary Around={Page} of={pathname}>
         <Routes>

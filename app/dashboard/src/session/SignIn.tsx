@@ -1,18 +1,23 @@
 /** Signing in: with a key, or with the one-time link that `dragonfly up` and `dragonfly sign-in` print. */
 
 import { useEffect, useId, useRef, useState, type FormEvent } from "react";
-import { useNavigate } from "react-router";
+import { useNavigate, type NavigateFunction } from "react-router";
 
 import * as calls from "../api/calls";
 import { Refusal, sentence, type Session } from "../api/client";
 import { useSession } from "./session";
 
-const TOKEN = /^#token=(.+)$/;
+/** What a link brings, in the part of its address that no server sees. */
+export const TOKEN = /^#token=(.+)$/;
 
 function whyNot(error: unknown): string {
   return error instanceof Refusal && error.code === "TOO_MANY_ATTEMPTS"
     ? `Too many sign-ins have failed from this address. Wait ${error.retryAfterSeconds ?? 60} seconds, then use a valid key.`
     : sentence(error);
+}
+
+function leaveSignIn(navigate: NavigateFunction): void {
+  if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
 }
 
 export function SignInPage() {
@@ -37,10 +42,14 @@ export function SignInPage() {
 /** For whoever signs in with a link, which opens a page of its own. */
 export function LookAgain() {
   const { ask } = useSession();
+  const navigate = useNavigate();
   const [isNobody, setNobody] = useState(false);
   const look = () => {
     setNobody(false);
-    void ask().then((isSomebody) => setNobody(!isSomebody));
+    void ask().then((isSomebody) => {
+      setNobody(!isSomebody);
+      if (isSomebody) leaveSignIn(navigate);
+    });
   };
   return (
     <>
@@ -68,7 +77,7 @@ export function SignInForm() {
     promise.then(
       (session) => {
         begin(session, true);
-        if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
+        leaveSignIn(navigate);
       },
       (error: unknown) => {
         setBusy(false);
