@@ -259,6 +259,14 @@ def test_a_wrong_type_is_said_and_may_be_overruled(page: Page, picture: Picture)
     expect(card(page, "notes.pdf")).to_contain_text("Batch Rejected.")
 
 
+def test_each_of_several_refused_files_is_announced_and_again_when_it_is_dropped_again(page: Page) -> None:
+    said = page.locator(".unseen [role=alert] p")
+    drop(page, ("one.pdf", b"x"), ("two.pdf", b"x"), ("three.pdf", b"x"))
+    expect(said).to_have_text([re.compile(f"^{name}.pdf: ") for name in ("one", "two", "three")])
+    drop(page, ("one.pdf", b"x"))
+    expect(said.filter(has_text="one.pdf: ")).to_have_count(2)
+
+
 def test_files_dropped_under_a_wrong_budget_are_not_taken_and_that_is_said(page: Page) -> None:
     page.get_by_label("Error budget, %").fill("ten")
     drop(page, ("untaken.csv", fresh(10)))

@@ -79,6 +79,8 @@ def test_a_network_break_is_noted_and_the_batch_gets_its_verdict(
     page.context.set_offline(True)
     note = card(page, "large.csv").locator("[data-note=unseen]")
     expect(note).to_contain_text("The server cannot be reached just now.", timeout=10_000)
+    announced = page.get_by_role("status").filter(has_text="large.csv: the server cannot be reached just now.")
+    expect(announced).to_have_count(1)
     picture(page, "station-unseen")
     page.context.set_offline(False)
     expect(card(page, "large.csv")).to_contain_text(DONE, timeout=PATIENCE)

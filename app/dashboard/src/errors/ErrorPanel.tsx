@@ -54,7 +54,7 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
       ) : (
         <>
           {isError && (
-            <p className="refusal">
+            <p className="refusal" role="alert">
               The rows cannot be loaded just now.{" "}
               <button type="button" onClick={() => void refetch()}>
                 Try again

@@ -220,10 +220,12 @@ function useTold(items: Station<Held>): void {
   const before = useRef(new Map<string, string>());
   useEffect(() => {
     for (const item of items) {
-      const standing = item.phase === "idle" ? `idle ${item.step}` : item.phase;
+      const isUnseen = item.phase === "processing" && item.unseen;
+      const standing = item.phase === "idle" ? `idle ${item.step}` : isUnseen ? "unseen" : item.phase;
       if (before.current.get(item.id) === standing) continue;
       before.current.set(item.id, standing);
       if (item.phase === "uploading") announce(`${item.name}: uploading`);
+      else if (isUnseen) announce(`${item.name}: the server cannot be reached just now. The batch goes on without this page.`);
       else if (item.phase === "processing") announce(`${item.name}: processing`);
       else if (item.phase === "idle" && item.step === "asking") announce(`${item.name}: already ingested. A question waits.`);
       else if (item.phase === "success" || item.phase === "partial") announce(`${item.name}: ${verdict(item.batch)}`);
