@@ -258,3 +258,28 @@ def test_a_row_that_is_chosen_with_the_keys_stays_in_view(page: Page, stack: Pip
         expect(scroller.locator(".chosen")).to_have_attribute("aria-rowindex", str(row))
         page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         assert is_in_view(page, row), f"{pressed} to row {row}"
+
+
+def test_the_focus_stays_where_a_card_or_a_list_changes_under_it(page: Page, batch_id: str) -> None:
+    drop(page, ("known.csv", ERRORS), ("sent.pdf", file_with_errors(20, 1, seed=76, start=76_000_000)))
+    for name, button in (("known.csv", "Ingest again"), ("sent.pdf", "Send it as it is")):
+        own = card(page, name)
+        own.get_by_role("button", name=button).focus()
+        page.keyboard.press("Enter")
+        expect(own).to_be_focused()
+    page.goto("/judgments")
+    rows, more = page.locator("tbody tr"), page.get_by_role("button", name="Show 50 more")
+    more.focus()
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(100)
+    expect(more).to_be_focused()
+    field = page.get_by_role("searchbox", name="Case number")
+    field.fill("nowhere")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No judgment is like that")).to_be_visible()
+    expect(field).to_be_focused()
+    page.goto("/batches?q=nowhere")
+    page.get_by_role("link", name="Show all batches").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="seen.csv").first).to_be_visible()
+    expect(page.locator("#main")).to_be_focused()

@@ -6,6 +6,8 @@
 import * as Radix from "@radix-ui/react-dialog";
 import { useRef, type ReactNode } from "react";
 
+import { wayBack } from "./focus";
+
 interface Props {
   open: boolean;
   title: string;
@@ -15,18 +17,22 @@ interface Props {
 }
 
 export function Dialog({ open, title, onClose, description, children }: Props) {
-  const opener = useRef<Element | null>(null);
-  const giveBack = (event: Event) => {
-    event.preventDefault();
-    const lost = () => document.activeElement === document.body;
-    if (lost() && opener.current instanceof HTMLElement) opener.current.focus();
-    if (lost()) document.getElementById("main")?.focus({ preventScroll: true });
-  };
+  const giveBack = useRef<() => void>(undefined);
   return (
     <Radix.Root open={open} onOpenChange={(next) => !next && onClose?.()}>
       <Radix.Portal>
         <div className="backdrop" />
-        <Radix.Content className="dialog" onOpenAutoFocus={() => (opener.current = document.activeElement)} onCloseAutoFocus={giveBack} {...(description === undefined ? { "aria-describedby": undefined } : {})}>
+        <Radix.Content
+          className="dialog"
+          onOpenAutoFocus={() => {
+            giveBack.current = wayBack(document.activeElement ?? document.body);
+          }}
+          onCloseAutoFocus={(event) => {
+            event.preventDefault();
+            giveBack.current?.();
+          }}
+          {...(description === undefined ? { "aria-describedby": undefined } : {})}
+        >
           <Radix.Title>{title}</Radix.Title>
           {description !== undefined && <Radix.Description>{description}</Radix.Description>}
           {children}

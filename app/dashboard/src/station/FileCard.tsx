@@ -18,6 +18,7 @@ export function FileCard({ item }: { item: Own }) {
   const { cancel, dispatch } = useStation();
   const [glyph, tone, word] = headOf(item);
   const canCancel = item.phase === "idle" || item.phase === "uploading" || item.phase === "processing";
+  const isCancelling = item.phase === "processing" && item.cancelling;
   return (
     <li className={`card ${tone}`} data-step tabIndex={-1} data-phase={item.phase} aria-label={item.name}>
       <header>
@@ -31,11 +32,11 @@ export function FileCard({ item }: { item: Own }) {
         {canCancel ? (
           <button
             type="button"
-            onClick={() => cancel(item)}
-            disabled={item.phase === "processing" && item.cancelling}
+            onClick={() => !isCancelling && cancel(item)}
+            aria-disabled={isCancelling}
             aria-label={`Cancel ${item.name}`}
           >
-            {item.phase === "processing" && item.cancelling ? "Cancelling …" : "Cancel"}
+            {isCancelling ? "Cancelling …" : "Cancel"}
           </button>
         ) : (
           <button type="button" onClick={() => dispatch({ type: "removed", id: item.id })} aria-label={`Remove ${item.name} from this list`}>
