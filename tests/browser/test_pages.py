@@ -103,6 +103,24 @@ def test_batches_are_searched_and_narrowed_and_the_address_says_so(
     picture(page, "batches")
 
 
+def test_the_search_field_and_the_address_do_not_fall_apart(page: Page, samples: dict[str, str]) -> None:
+    page.goto("/batches")
+    search = page.get_by_role("searchbox", name="Search")
+    search.fill("warned")
+    page.get_by_label("State").select_option("failed")
+    expect(page).to_have_url(re.compile("status=failed&q=warned"))
+    page.get_by_role("link", name="Show all batches").click()
+    expect(page.get_by_role("link", name="kept.csv")).to_be_visible()
+    expect(search).to_have_value("")
+    page.go_back()
+    expect(search).to_have_value("warned")
+    page.goto("/batches?status=nonsense")
+    refusal = page.get_by_role("alert").filter(has_text="status: ")
+    refusal.get_by_role("link", name="Show all batches").click()
+    expect(page.get_by_role("link", name="kept.csv")).to_be_visible()
+    expect(refusal).to_have_count(0)
+
+
 def test_a_duplicate_is_linked_to_its_first_batch(page: Page, samples: dict[str, str]) -> None:
     page.goto(f"/batches/{samples['forced']}")
     page.get_by_role("link", name="the first batch made of them").click()
