@@ -2,7 +2,7 @@
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
 import { useId, useMemo } from "react";
-import { useSearchParams } from "react-router";
+import { Link, useSearchParams } from "react-router";
 
 import * as calls from "../api/calls";
 import { Moment } from "../feel/Moment";
@@ -29,7 +29,7 @@ export function Distribution({ span }: { span: SpanName }) {
   return (
     <Tile title="Errors by code" note={`last ${span}`}>
       {isError && <Gone again={refetch} />}
-      {data?.items.length === 0 && <p className="empty">No row was refused in the last {span}.</p>}
+      {data?.items.length === 0 && <p className="empty">No row was refused in the last {span}. A longer span looks further back.</p>}
       {data !== undefined && data.items.length > 0 && (
         <table className="plain">
           <thead>
@@ -101,9 +101,13 @@ export function Trends() {
       }
     >
       {isError && <Gone again={refetch} />}
-      {data !== undefined && items.length === 0 && <p className="empty">No batch yet, so no trend.</p>}
+      {data !== undefined && items.length === 0 && (
+        <p className="empty">
+          No batch yet, so no trend. <Link to="/">Drop a file on the station</Link>.
+        </p>
+      )}
       {items.length > 0 && (
-        <Chart title={`Error rate by ${period}`} unit="% of rows" times={chart.times} step={period === "week" ? WEEK : MONTH} lines={chart.lines} say={sayPercent} when={whenDay}>
+        <Chart title={`Error rate by ${period}`} unit="% of rows" times={chart.times} step={period === "week" ? WEEK : MONTH} lines={chart.lines} say={sayPercent} when={whenDay} inUtc>
           <table className="plain">
             <thead>
               <tr>
