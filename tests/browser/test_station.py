@@ -149,6 +149,9 @@ def test_a_known_file_is_asked_about_before_a_byte_is_sent(page: Page, stack: Pi
     own.get_by_role("button", name="Ingest again").click()
     expect(own).to_contain_text("Batch Complete. 0 Rows Ingested.")
     expect(own).to_contain_text("300 rows with a case number that stands already")
+    drop(page, ("once-more.csv", content))
+    first = card(page, "once-more.csv").get_by_role("link", name="View it")
+    expect(first).to_have_attribute("href", f"/batches/{known['batch_id']}")
 
 
 def test_the_same_bytes_dropped_twice_at_once_are_ingested_once_and_asked_about(page: Page, picture: Picture) -> None:
@@ -289,7 +292,8 @@ def test_a_file_that_is_too_large_is_said_before_it_is_sent(page: Page, tmp_path
     with large.open("wb") as file:
         file.truncate(MOST_BYTES + 1)
     drop(page, large)
-    assert refused(page, "large.csv", "too-large").startswith("The file is too large: 60.0 MB is more than the 60.0 MB")
+    said = "The file is too large: 60,000,001 bytes is more than the 60,000,000 bytes that the server takes."
+    assert refused(page, "large.csv", "too-large") == said
     picture(page, "refused-too-large")
 
 
@@ -328,6 +332,12 @@ def test_a_session_that_has_ended_is_said_and_the_file_is_sent_after_signing_in(
     assert refused(page, "expired.csv", "session") == "Your session has ended."
     card(page, "expired.csv").get_by_role("button", name="Try again").click()
     expect(card(page, "expired.csv")).to_contain_text("Batch Complete. 30 Rows Ingested.")
+
+
+def test_an_answer_that_is_not_the_servers_is_said(page: Page) -> None:
+    page.route(UPLOAD, lambda route: route.fulfill(body="<p>Sign in to the network</p>", content_type="text/html"))
+    drop(page, ("portal.csv", fresh(10)))
+    assert refused(page, "portal.csv", "http-200").startswith("The answer was not the server's own")
 
 
 @pytest.mark.parametrize(

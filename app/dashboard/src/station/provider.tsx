@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { createContext, use, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
-import { Refusal, sentence, UNREACHED } from "../api/client";
+import { Refusal, sentence, UNREACHED, type Batch } from "../api/client";
 import { alarm, announce } from "../feel/announce";
 import { read, write } from "../feel/theme";
 import { hashOf, prepare } from "./hash";
@@ -133,6 +133,13 @@ function resumed(): Station<Held> {
   }
 }
 
+/** The first batch that was made of these bytes. */
+async function firstOf(hash: string, signal: AbortSignal): Promise<Batch | null> {
+  const { items } = await calls.batches({ file_hash: hash }, null, 1, signal);
+  const newest = items[0] ?? null;
+  return newest === null || newest.first_batch_id === null ? newest : calls.batch(newest.first_batch_id, signal);
+}
+
 /** What has to be done for the file now. */
 function taskOf(item: Item<Held>): "hash" | "look" | "send" | null {
   if (item.phase === "uploading") return "send";
@@ -160,8 +167,8 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
   }
   if (task === "look" && item.phase === "idle" && item.step === "looking") {
     const leave = new AbortController();
-    calls.batches({ file_hash: item.hash }, null, 1, leave.signal).then(
-      ({ items: [batch] }) => dispatch(batch === undefined ? { type: "unknown", id } : { type: "known", id, batch }),
+    firstOf(item.hash, leave.signal).then(
+      (batch) => dispatch(batch === null ? { type: "unknown", id } : { type: "known", id, batch }),
       (error: unknown) => {
         if (!leave.signal.aborted) refuseByAny(error);
       },

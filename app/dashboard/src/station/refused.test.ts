@@ -12,6 +12,10 @@ test("a file is looked at before anything is sent", () => {
   assert.equal(refusedByItself({ name: "a.csv", size: 0 }, null)?.kind, "empty");
   assert.equal(refusedByItself({ name: "a.xlsx", size: 5 }, null)?.kind, "type");
   assert.equal(refusedByItself(FILE, 1_000_000)?.what, "The file is too large: 2.0 MB is more than the 1.0 MB that the server takes.");
+  assert.equal(
+    refusedByItself({ name: "a.csv", size: 1_000_001 }, 1_000_000)?.what,
+    "The file is too large: 1,000,001 bytes is more than the 1,000,000 bytes that the server takes.",
+  );
   assert.equal(refusedByItself({ name: "A.CSV", size: 1 }, 1_000_000), null);
 });
 

@@ -31,7 +31,14 @@ export function upload({ file, source, threshold, force, onSent, onReceipt, onRe
     request.upload.onprogress = ({ loaded, total }) => onSent(loaded, total);
     request.onload = () => {
       if (request.status >= 200 && request.status < 300) {
-        onReceipt(JSON.parse(request.responseText) as Receipt);
+        let receipt: Receipt;
+        try {
+          receipt = JSON.parse(request.responseText) as Receipt;
+        } catch {
+          onRefusal(new Refusal(`HTTP_${request.status}`, request.status, "The answer was not the server's own: a proxy may stand in between."));
+          return;
+        }
+        onReceipt(receipt);
         return;
       }
       if (request.status === 401) sessionHasEnded();
