@@ -141,6 +141,16 @@ def test_a_batch_shows_how_its_file_was_read_and_what_differs(
     picture(page, "batch", full_page=True)
 
 
+def test_a_link_to_what_differs_leads_there_also_where_the_batch_is_known(page: Page, samples: dict[str, str]) -> None:
+    page.set_viewport_size({"width": 1280, "height": 400})
+    page.goto(f"/batches/{samples['differing.csv']}")
+    page.get_by_role("link", name="differ from what stands").click()
+    page.get_by_role("link", name="Station").click()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Duplicates that differ")).to_be_in_viewport()
+    assert page.evaluate("scrollY") > 0
+
+
 def test_a_judgment_leads_back_to_its_file_and_line(page: Page, samples: dict[str, str], picture: Picture) -> None:
     page.goto("/judgments")
     page.get_by_role("searchbox", name="Case number").fill("pages-7")
@@ -197,6 +207,8 @@ def test_a_chart_has_a_tooltip_and_a_table_behind_it(page: Page, samples: dict[s
     assert box is not None
     page.mouse.move(box["x"] + box["width"] - 4, box["y"] + 40)
     expect(chart.locator(".tip")).to_contain_text(re.compile(r"rows: [\d,]+"))
+    page.keyboard.press("Escape")
+    expect(chart.locator(".tip")).to_be_hidden()
     chart.get_by_text("as a table").click()
     expect(chart.get_by_role("columnheader", name="Error rate")).to_be_visible()
     expect(chart.get_by_role("row")).not_to_have_count(1)

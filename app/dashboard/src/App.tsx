@@ -83,11 +83,11 @@ function SignedIn({ ended }: { ended: boolean }) {
 
 function Frame() {
   const { now, end } = useSession();
-  const { pathname } = useLocation();
+  const { pathname, hash } = useLocation();
   const queries = useQueryClient();
   const [help, setHelp] = useState(false);
   const [refusal, setRefusal] = useState("");
-  usePageFocus(pathname);
+  usePageFocus(pathname, hash);
   const byForm = useRef(now.standing === "in" && now.byForm);
   useEffect(() => {
     if (byForm.current) document.getElementById("main")?.focus();
@@ -165,14 +165,15 @@ function ThemeChoice() {
 }
 
 /** A link to another page puts the focus there, so that a screen reader begins to read and Tab goes on from it. */
-function usePageFocus(pathname: string): void {
+function usePageFocus(pathname: string, hash: string): void {
   const before = useRef(pathname);
   useEffect(() => {
     if (before.current === pathname) return;
     before.current = pathname;
-    window.scrollTo(0, 0);
-    if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus();
-  }, [pathname]);
+    // To a part of the page it is the page itself that scrolls.
+    if (hash === "") window.scrollTo(0, 0);
+    if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus({ preventScroll: true });
+  }, [pathname, hash]);
 }
 
 function Unknown() {
