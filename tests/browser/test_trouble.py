@@ -87,6 +87,15 @@ def test_a_network_break_is_noted_and_the_batch_gets_its_verdict(
     expect(note).to_have_count(0)
 
 
+def test_a_server_that_hangs_is_noted_too(page: Page) -> None:
+    page.route(re.compile(r"/api/v1/intake/batches/[0-9a-f-]{36}$"), lambda _: None)
+    drop(page, ("hanging.csv", clean_file(30, seed=7, start=7_500_000)))
+    note = card(page, "hanging.csv").locator("[data-note=unseen]")
+    expect(note).to_contain_text("The server cannot be reached just now.", timeout=15_000)
+    page.unroute_all(behavior="ignoreErrors")
+    expect(card(page, "hanging.csv")).to_contain_text("Batch Complete. 30 Rows Ingested.", timeout=PATIENCE)
+
+
 @pytest.fixture
 def hung_broker(stack: Pipeline) -> Iterator[None]:
     (broker, *_) = stack.processes("valkey-server")
