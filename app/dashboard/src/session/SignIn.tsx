@@ -52,14 +52,14 @@ export function LookAgain() {
     });
   };
   return (
-    <>
+    <div className="actions">
       <button type="button" onClick={look}>
         I have signed in elsewhere: look again
       </button>
       <p role="alert" className="refusal">
         {isNobody && "Nobody is signed in in this browser yet."}
       </p>
-    </>
+    </div>
   );
 }
 
