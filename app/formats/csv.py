@@ -99,6 +99,7 @@ class CsvReader:
             "delimiter": self._delimiter.decode(),
             "header_line": self._header_line,
             "headers": list(headers),
+            "columns": list(self.mapping.keys),
             "mapping": {name: headers[column] for name, column in self.mapping.columns.items()},
             "unmapped_headers": self.mapping.unmapped,
             "template_version": TEMPLATE_VERSION,

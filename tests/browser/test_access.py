@@ -128,7 +128,7 @@ def test_every_target_is_24_pixels_or_in_a_line_of_text(page: Page, batch_id: st
     PAGES[name](page, batch_id)
     small = page.evaluate(
         """() => [...document.querySelectorAll('button, select, input, summary, a[href]')]
-          .filter(each => each.checkVisibility() && !each.closest('.skip, p, [aria-hidden=true]') && each.tabIndex >= 0)
+          .filter(each => each.checkVisibility() && !each.closest('.skip, p:not(.crumbs), [aria-hidden=true]') && each.tabIndex >= 0)
           .map(each => [each.outerHTML.slice(0, 120), each.getBoundingClientRect()])
           .filter(([, box]) => box.width < 24 || box.height < 24)
           .map(([html, box]) => `${html} ${box.width} x ${box.height}`)"""
@@ -199,3 +199,87 @@ def test_from_start_to_finish_with_the_keyboard_alone(visitor: Page, stack: Pipe
     page.keyboard.press("Enter")
     expect(own).to_have_count(0)
     assert page.evaluate("() => document.activeElement !== document.body")
+
+
+def test_a_dialog_gives_the_focus_back(page: Page, batch_id: str) -> None:
+    page.goto("/batches")
+    link = page.locator("tbody [data-step]").first
+    link.focus()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(link).to_be_focused()
+
+
+def test_a_dialog_whose_opener_is_gone_leaves_the_focus_on_the_page(page: Page, stack: Pipeline) -> None:
+    refused = stack.ingest(file_with_errors(40, 20, seed=74, start=74_000_000), "refused.csv")
+    page.goto(f"/batches/{refused['batch_id']}")
+    opener = page.get_by_role("button", name="Try the batch again")
+    opener.click()
+    dialog = page.get_by_role("dialog", name="Try the batch again")
+    dialog.get_by_role("button", name="Leave it").click()
+    expect(opener).to_be_focused()
+    opener.click()
+    dialog.get_by_label("Error budget, %").fill("60")
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog).to_have_count(0)
+    expect(page.locator("#main")).to_be_focused()
+
+
+def is_in_view(page: Page, row: int) -> bool:
+    """Whether the row of the table of all errors is seen whole, below the table's head."""
+    return bool(
+        page.evaluate(
+            """row => {
+              const scroller = document.querySelector('.grid-scroll');
+              const box = document.querySelector(`.grid-body [aria-rowindex='${row}']`)?.getBoundingClientRect();
+              const head = document.querySelector('.grid-head').getBoundingClientRect();
+              const bottom = scroller.getBoundingClientRect().top + scroller.clientTop + scroller.clientHeight;
+              return box !== undefined && box.top >= head.bottom - 1 && box.bottom <= bottom + 1;
+            }""",
+            row,
+        )
+    )
+
+
+def test_a_row_that_is_chosen_with_the_keys_stays_in_view(page: Page, stack: Pipeline) -> None:
+    batch = stack.ingest(
+        file_with_errors(100, 100, seed=75, start=75_000_000), "rows.csv", error_threshold_percent="100"
+    )
+    page.goto(f"/batches/{batch['batch_id']}")
+    page.get_by_role("button", name="Show all 100 errors").click()
+    scroller = page.get_by_role("region", name="All refused rows")
+    scroller.get_by_role("row").nth(5).wait_for()
+    scroller.focus()
+    for pressed, row in [("ArrowDown", 2 + step) for step in range(20)] + [
+        ("ArrowUp", 20 - step) for step in range(19)
+    ]:
+        page.keyboard.press(pressed)
+        expect(scroller.locator(".chosen")).to_have_attribute("aria-rowindex", str(row))
+        page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert is_in_view(page, row), f"{pressed} to row {row}"
+
+
+def test_the_focus_stays_where_a_card_or_a_list_changes_under_it(page: Page, batch_id: str) -> None:
+    drop(page, ("known.csv", ERRORS), ("sent.pdf", file_with_errors(20, 1, seed=76, start=76_000_000)))
+    for name, button in (("known.csv", "Ingest again"), ("sent.pdf", "Send it as it is")):
+        own = card(page, name)
+        own.get_by_role("button", name=button).focus()
+        page.keyboard.press("Enter")
+        expect(own).to_be_focused()
+    page.goto("/judgments")
+    rows, more = page.locator("tbody tr"), page.get_by_role("button", name="Show 50 more")
+    more.focus()
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(100)
+    expect(more).to_be_focused()
+    field = page.get_by_role("searchbox", name="Case number")
+    field.fill("nowhere")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("No judgment is like that")).to_be_visible()
+    expect(field).to_be_focused()
+    page.goto("/batches?q=nowhere")
+    page.get_by_role("link", name="Show all batches").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="seen.csv").first).to_be_visible()
+    expect(page.locator("#main")).to_be_focused()

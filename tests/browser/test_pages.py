@@ -103,6 +103,24 @@ def test_batches_are_searched_and_narrowed_and_the_address_says_so(
     picture(page, "batches")
 
 
+def test_the_search_field_and_the_address_do_not_fall_apart(page: Page, samples: dict[str, str]) -> None:
+    page.goto("/batches")
+    search = page.get_by_role("searchbox", name="Search")
+    search.fill("warned")
+    page.get_by_label("State").select_option("failed")
+    expect(page).to_have_url(re.compile("status=failed&q=warned"))
+    page.get_by_role("link", name="Show all batches").click()
+    expect(page.get_by_role("link", name="kept.csv")).to_be_visible()
+    expect(search).to_have_value("")
+    page.go_back()
+    expect(search).to_have_value("warned")
+    page.goto("/batches?status=nonsense")
+    refusal = page.get_by_role("alert").filter(has_text="status: ")
+    refusal.get_by_role("link", name="Show all batches").click()
+    expect(page.get_by_role("link", name="kept.csv")).to_be_visible()
+    expect(refusal).to_have_count(0)
+
+
 def test_a_duplicate_is_linked_to_its_first_batch(page: Page, samples: dict[str, str]) -> None:
     page.goto(f"/batches/{samples['forced']}")
     page.get_by_role("link", name="the first batch made of them").click()
@@ -121,6 +139,21 @@ def test_a_batch_shows_how_its_file_was_read_and_what_differs(
     expect(row).to_contain_text("judgment_amount: 1234.50")
     expect(row).to_contain_text("judgment_amount: 9.99")
     picture(page, "batch", full_page=True)
+
+
+def test_a_link_to_what_differs_leads_there_also_where_the_batch_is_known(page: Page, samples: dict[str, str]) -> None:
+    page.set_viewport_size({"width": 1280, "height": 400})
+    drop(page, ("differs.csv", csv_bytes([judgment_cells(case_number="PAGES-0", judgment_amount="8.88")])))
+    own = card(page, "differs.csv")
+    expect(own).to_contain_text("Batch Complete. 0 Rows Ingested.")
+    own.get_by_role("link", name="Open the batch").click()
+    heading = page.get_by_role("heading", name="Duplicates that differ")
+    heading.wait_for()
+    page.get_by_role("link", name="Station").click()
+    own.get_by_role("link", name="differ from what stands").click()
+    expect(heading).to_be_in_viewport()
+    page.wait_for_timeout(300)
+    expect(heading).to_be_in_viewport()
 
 
 def test_a_judgment_leads_back_to_its_file_and_line(page: Page, samples: dict[str, str], picture: Picture) -> None:
@@ -179,6 +212,8 @@ def test_a_chart_has_a_tooltip_and_a_table_behind_it(page: Page, samples: dict[s
     assert box is not None
     page.mouse.move(box["x"] + box["width"] - 4, box["y"] + 40)
     expect(chart.locator(".tip")).to_contain_text(re.compile(r"rows: [\d,]+"))
+    page.keyboard.press("Escape")
+    expect(chart.locator(".tip")).to_be_hidden()
     chart.get_by_text("as a table").click()
     expect(chart.get_by_role("columnheader", name="Error rate")).to_be_visible()
     expect(chart.get_by_role("row")).not_to_have_count(1)
@@ -209,6 +244,9 @@ def test_keys_move_search_help_and_can_be_switched_off(page: Page, samples: dict
     dialog = page.get_by_role("dialog", name="Keys")
     expect(dialog).to_be_visible()
     picture(page, "keys")
+    page.keyboard.press("?")
+    expect(dialog).to_have_count(0)
+    page.keyboard.press("?")
     dialog.get_by_label("Use these keys").uncheck()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
@@ -237,6 +275,43 @@ def test_the_theme_is_chosen_and_kept(page: Page) -> None:
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") != light
 
 
+def test_a_sign_in_link_is_redeemed_where_somebody_is_signed_in(page: Page, stack: Pipeline) -> None:
+    link = stack.command("sign-in").stdout.strip()
+    page.goto(link)
+    expect(page.get_by_role("heading", name="Intake Station")).to_be_visible()
+    assert "token" not in page.url
+    page.goto("/batches")
+    page.goto(link)
+    expect(page.get_by_role("alert").filter(has_text="The link was used before")).to_be_visible()
+    page.get_by_text("Where do I get a key?").click()
+    page.get_by_role("button", name="look again").click()
+    expect(page.get_by_role("heading", name="Intake Station")).to_be_visible()
+
+
+def test_a_sign_out_that_fails_is_said(page: Page) -> None:
+    page.route("**/api/v1/session", lambda route: route.abort())
+    page.get_by_role("button", name="Sign out").click()
+    expect(
+        page.get_by_role("alert").filter(has_text="You are still signed in. The server does not answer.")
+    ).to_be_visible()
+    page.unroute_all()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_batch_tried_again_on_its_own_page_goes_on_at_the_station(page: Page) -> None:
+    drop(page, ("elsewhere.csv", file_with_errors(100, 50, seed=15, start=65_000_000)))
+    expect(card(page, "elsewhere.csv")).to_contain_text("Batch Rejected.")
+    card(page, "elsewhere.csv").get_by_role("link", name="Open the batch").click()
+    page.get_by_role("button", name="Try the batch again").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Error budget, %").fill("60")
+    dialog.get_by_role("button", name="Try again").click()
+    expect(page.locator(".verdict")).to_contain_text("50 Ingested, 50 Errors.")
+    page.get_by_role("link", name="Station").click()
+    expect(card(page, "elsewhere.csv")).to_contain_text("50 Ingested, 50 Errors.")
+
+
 def test_an_empty_stack_says_what_to_do_next(context: BrowserContext, stack: Pipeline) -> None:
     page = context.new_page()
     page.goto("/")
@@ -258,3 +333,34 @@ def test_leaving_the_station_stops_nothing(page: Page) -> None:
     page.get_by_role("heading", name="Batches").wait_for()
     page.get_by_role("link", name="Station").click()
     expect(card(page, "left.csv")).to_contain_text("1,980 Ingested, 20 Errors.")
+
+
+def test_a_sign_in_on_another_page_is_taken_over(page: Page, stack: Pipeline) -> None:
+    other = page.context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="Sign out").click()
+    sign_in(other, stack.key)
+    drop(page, ("taken-over.csv", file_with_errors(50, 2, seed=14, start=64_000_000)))
+    expect(card(page, "taken-over.csv")).to_contain_text("48 Ingested, 2 Errors.")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_a_session_that_has_ended_is_renewed_by_a_link_on_another_page(
+    page: Page, stack: Pipeline, picture: Picture
+) -> None:
+    page.goto("/batches")
+    page.get_by_text("shown, newest first").wait_for()
+    page.context.clear_cookies()
+    page.keyboard.press("r")
+    dialog = page.get_by_role("dialog", name="Your session has ended")
+    again = dialog.get_by_role("button", name="I have signed in elsewhere: look again")
+    again.click()
+    expect(dialog.get_by_role("alert").filter(has_text="Nobody is signed in")).to_be_visible()
+    picture(page, "session-ended-elsewhere")
+    other = page.context.new_page()
+    other.goto(stack.command("sign-in").stdout.strip())
+    other.get_by_role("heading", name="Intake Station").wait_for()
+    with page.expect_response(re.compile("/api/v1/intake/batches")):
+        again.click()
+    expect(dialog).to_have_count(0)

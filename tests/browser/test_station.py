@@ -61,6 +61,24 @@ def test_a_file_with_errors_is_complete_with_warnings_and_lists_them(page: Page,
     picture(page, "station-errors")
 
 
+def test_cells_under_padded_repeated_and_empty_headers_are_shown_and_marked(page: Page) -> None:
+    rows = "\n".join(
+        f"PAD-{number},Ada Marlow,12.,first-{number},second-{number},third-{number}" for number in range(6)
+    )
+    content = f" Case Number ,Defendant, Amount ,Note,Note,\n{rows}\n".encode()
+    drop(page, ("headers.csv", content))
+    own = card(page, "headers.csv")
+    own.get_by_role("button", name="Show all 6 errors").click()
+    table = own.get_by_role("table", name="Refused rows")
+    names = ["Case Number", "Defendant", "Amount", "Note", "Note (2)", "column 6"]
+    expect(table.get_by_role("columnheader")).to_have_text(["Row", "Line", "Code", "What is wrong", *names])
+    row = table.get_by_role("row").nth(1)
+    expect(row.get_by_role("cell").nth(4)).to_have_text("PAD-0")
+    expect(row.locator(".bad")).to_have_text(re.compile(r"at fault: 12\.$"))
+    for cell, text in ((7, "first-0"), (8, "second-0"), (9, "third-0")):
+        expect(row.get_by_role("cell").nth(cell)).to_have_text(text)
+
+
 def test_errors_are_filtered_by_code_and_keep_their_spreadsheet_rows(page: Page, stack: Pipeline) -> None:
     content = fresh(1000, 21)
     drop(page, ("codes.csv", content))
@@ -131,6 +149,25 @@ def test_a_known_file_is_asked_about_before_a_byte_is_sent(page: Page, stack: Pi
     own.get_by_role("button", name="Ingest again").click()
     expect(own).to_contain_text("Batch Complete. 0 Rows Ingested.")
     expect(own).to_contain_text("300 rows with a case number that stands already")
+    drop(page, ("once-more.csv", content))
+    first = card(page, "once-more.csv").get_by_role("link", name="View it")
+    expect(first).to_have_attribute("href", f"/batches/{known['batch_id']}")
+
+
+def test_the_same_bytes_dropped_twice_at_once_are_ingested_once_and_asked_about(page: Page, picture: Picture) -> None:
+    nothing = json.dumps({"items": [], "next_cursor": None})
+    page.route("**/api/v1/intake/batches?file_hash=*", lambda route: route.fulfill(body=nothing))
+    content = fresh(60)
+    drop(page, ("once.csv", content), ("twice.csv", content))
+    first, second = card(page, "once.csv"), card(page, "twice.csv")
+    expect(page.get_by_role("group", name=re.compile("is known"))).to_contain_text(
+        "They were not stored a second time."
+    )
+    picture(page, "station-known-late")
+    asked, ingested = (first, second) if first.get_by_role("group").count() else (second, first)
+    expect(ingested).to_contain_text("Batch Complete. 60 Rows Ingested.")
+    asked.get_by_role("button", name="Ingest again").click()
+    expect(asked).to_contain_text("60 rows with a case number that stands already")
 
 
 def test_an_upload_tells_how_much_was_sent_and_can_be_cancelled(page: Page, stack: Pipeline, picture: Picture) -> None:
@@ -225,6 +262,25 @@ def test_a_wrong_type_is_said_and_may_be_overruled(page: Page, picture: Picture)
     expect(card(page, "notes.pdf")).to_contain_text("Batch Rejected.")
 
 
+def test_each_of_several_refused_files_is_announced_and_again_when_it_is_dropped_again(page: Page) -> None:
+    said = page.locator(".unseen [role=alert] p")
+    drop(page, ("one.pdf", b"x"), ("two.pdf", b"x"), ("three.pdf", b"x"))
+    expect(said).to_have_text([re.compile(f"^{name}.pdf: ") for name in ("one", "two", "three")])
+    drop(page, ("one.pdf", b"x"))
+    expect(said.filter(has_text="one.pdf: ")).to_have_count(2)
+
+
+def test_files_dropped_under_a_wrong_budget_are_not_taken_and_that_is_said(page: Page) -> None:
+    page.get_by_label("Error budget, %").fill("ten")
+    drop(page, ("untaken.csv", fresh(10)))
+    sentence = "The files were not taken: the error budget must be a whole number from 0 to 100."
+    expect(page.locator(".drop")).to_contain_text(sentence)
+    expect(page.get_by_role("alert").filter(has_text=sentence)).to_have_count(1)
+    expect(card(page, "untaken.csv")).to_have_count(0)
+    page.get_by_label("Error budget, %").fill("10")
+    expect(page.locator(".drop")).not_to_contain_text(sentence)
+
+
 def test_an_empty_file_is_said(page: Page, picture: Picture) -> None:
     drop(page, ("empty.csv", b""))
     assert refused(page, "empty.csv", "empty") == "The file is empty: it has 0 bytes."
@@ -236,7 +292,8 @@ def test_a_file_that_is_too_large_is_said_before_it_is_sent(page: Page, tmp_path
     with large.open("wb") as file:
         file.truncate(MOST_BYTES + 1)
     drop(page, large)
-    assert refused(page, "large.csv", "too-large").startswith("The file is too large: 60.0 MB is more than the 60.0 MB")
+    said = "The file is too large: 60,000,001 bytes is more than the 60,000,000 bytes that the server takes."
+    assert refused(page, "large.csv", "too-large") == said
     picture(page, "refused-too-large")
 
 
@@ -275,6 +332,12 @@ def test_a_session_that_has_ended_is_said_and_the_file_is_sent_after_signing_in(
     assert refused(page, "expired.csv", "session") == "Your session has ended."
     card(page, "expired.csv").get_by_role("button", name="Try again").click()
     expect(card(page, "expired.csv")).to_contain_text("Batch Complete. 30 Rows Ingested.")
+
+
+def test_an_answer_that_is_not_the_servers_is_said(page: Page) -> None:
+    page.route(UPLOAD, lambda route: route.fulfill(body="<p>Sign in to the network</p>", content_type="text/html"))
+    drop(page, ("portal.csv", fresh(10)))
+    assert refused(page, "portal.csv", "http-200").startswith("The answer was not the server's own")
 
 
 @pytest.mark.parametrize(

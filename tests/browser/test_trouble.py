@@ -79,10 +79,21 @@ def test_a_network_break_is_noted_and_the_batch_gets_its_verdict(
     page.context.set_offline(True)
     note = card(page, "large.csv").locator("[data-note=unseen]")
     expect(note).to_contain_text("The server cannot be reached just now.", timeout=10_000)
+    announced = page.get_by_role("status").filter(has_text="large.csv: the server cannot be reached just now.")
+    expect(announced).to_have_count(1)
     picture(page, "station-unseen")
     page.context.set_offline(False)
     expect(card(page, "large.csv")).to_contain_text(DONE, timeout=PATIENCE)
     expect(note).to_have_count(0)
+
+
+def test_a_server_that_hangs_is_noted_too(page: Page) -> None:
+    page.route(re.compile(r"/api/v1/intake/batches/[0-9a-f-]{36}$"), lambda _: None)
+    drop(page, ("hanging.csv", clean_file(30, seed=7, start=7_500_000)))
+    note = card(page, "hanging.csv").locator("[data-note=unseen]")
+    expect(note).to_contain_text("The server cannot be reached just now.", timeout=15_000)
+    page.unroute_all(behavior="ignoreErrors")
+    expect(card(page, "hanging.csv")).to_contain_text("Batch Complete. 30 Rows Ingested.", timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -199,3 +210,44 @@ def test_a_hundred_thousand_errors_scroll_without_a_long_task(page: Page, stack:
     print(f"longest task {clock:.0f} ms by the clock, {processor:.0f} ms of processor time")
     assert 0 < processor <= LONGEST_TASK_MS
     picture(page, "errors-100000")
+
+
+def test_a_part_of_the_page_that_cannot_be_loaded_takes_no_file_with_it(
+    page: Page, stack: Pipeline, picture: Picture
+) -> None:
+    stack.ingest(clean_file(20, seed=6, start=6_500_000), "charted.csv")
+    drop(page, ("waiting.pdf", b"not a table"))
+    card(page, "waiting.pdf").locator("[data-refused=type]").wait_for()
+    whole, charts = re.compile("/assets/OpsPage-"), re.compile("/assets/Chart-")
+    page.route(whole, lambda route: route.abort())
+    page.get_by_role("link", name="Ops").click()
+    failed = page.get_by_role("alert").filter(has_text="This part of the page cannot be loaded")
+    expect(failed).to_have_count(1)
+    picture(page, "part-not-loaded")
+    page.unroute(whole)
+    page.route(charts, lambda route: route.abort())
+    failed.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("heading", name="Ops")).to_be_visible()
+    expect(failed).to_have_count(3)
+    page.unroute(charts)
+    for _ in range(3):
+        failed.first.get_by_role("button", name="Try again").click()
+    expect(page.locator(".uplot")).to_have_count(3)
+    assert page.locator(".u-over").first.evaluate("each => getComputedStyle(each).position") == "absolute"
+    page.get_by_role("link", name="Station").click()
+    expect(card(page, "waiting.pdf")).to_be_visible()
+
+
+def test_a_cancelling_that_fails_is_said_and_may_be_asked_for_again(page: Page, stack: Pipeline, large: Path) -> None:
+    page.route("**/cancel", lambda route: route.abort())
+    drop(page, large)
+    wait_until_read(stack)
+    own = card(page, "large.csv")
+    cancel = own.get_by_role("button", name="Cancel large.csv")
+    cancel.click()
+    sentence = "large.csv could not be cancelled: The server does not answer."
+    expect(page.get_by_role("alert").filter(has_text=sentence)).to_have_count(1)
+    expect(own.locator(".refusal")).to_contain_text(sentence)
+    page.unroute_all()
+    cancel.click()
+    expect(own).to_contain_text(re.compile("Batch Cancelled. Nothing was loaded.|Batch Complete"))

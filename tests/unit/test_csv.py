@@ -181,6 +181,19 @@ class TestHeaders:
         assert (record.place.line_number, record.place.row_number) == (4, 4)
         assert CsvReader(iter([data]), ROOMY).reading()["header_line"] == 3
 
+    def test_its_columns_are_published_as_raw_data_names_them(self) -> None:
+        data = b" case_number ,defendant_name,judgment_amount,Note,Note,\nC-1,Ada,5,a,b,c\n"
+        reading = CsvReader(iter([data]), ROOMY).reading()
+        assert reading["headers"] == [" case_number ", "defendant_name", "judgment_amount", "Note", "Note", ""]
+        assert reading["columns"] == [
+            "case_number",
+            "defendant_name",
+            "judgment_amount",
+            "Note",
+            "Note (2)",
+            "column 6",
+        ]
+
     def test_it_may_span_lines(self) -> None:
         (record,) = read(b'case_number,"defendant\nname",judgment_amount\nC-1,Ada,5\n')
         assert (record.cells, record.place.line_number, record.place.row_number) == (("C-1", "Ada", "5"), 3, 2)

@@ -1,25 +1,35 @@
 /** The frame around every page: where to go, who is signed in, how it looks. */
 
 import { useQueryClient } from "@tanstack/react-query";
-import { lazy, Suspense, useEffect, useRef, useState } from "react";
+import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Link, NavLink, Route, Routes, useLocation } from "react-router";
 
+import { sentence } from "./api/client";
 import { Announcements } from "./feel/announce";
 import { Dialog } from "./feel/Dialog";
 import { Keys } from "./feel/keys";
+import { Boundary, part } from "./feel/Part";
 import { setTheme, useTheme, type Theme } from "./feel/theme";
 import { BatchPage } from "./batches/BatchPage";
 import { BatchesPage } from "./batches/BatchesPage";
 import { JudgmentsPage } from "./judgments/JudgmentsPage";
-import { SignInForm, SignInPage } from "./session/SignIn";
+import { LookAgain, SignInForm, SignInPage, TOKEN } from "./session/SignIn";
 import { useSession } from "./session/session";
 import { StationProvider } from "./station/provider";
 import { StationPage } from "./station/StationPage";
 
-const OpsPage = lazy(() => import("./ops/OpsPage"));
+const Page = ({ children }: { children: ReactNode }) => (
+  <main className="page" id="main" tabIndex={-1}>
+    {children}
+  </main>
+);
+const OpsPage = part(() => import("./ops/OpsPage"), "Loading …", Page);
 
 export function App() {
   const { now, ask } = useSession();
+  const { pathname, hash } = useLocation();
+  // A link is redeemed whoever is signed in: its token may not stay behind, in the address and valid.
+  if (now.standing === "in" && pathname === "/sign-in" && TOKEN.test(hash)) return <SignInPage />;
   switch (now.standing) {
     case "asking":
       return (
@@ -34,9 +44,9 @@ export function App() {
         <main className="page narrow" id="main">
           <h1>Dragonfly</h1>
           <p role="alert" className="refusal">
-            The server does not answer. Check that it runs and that you are connected.
+            {now.why}
           </p>
-          <button type="button" className="primary" onClick={ask}>
+          <button type="button" className="primary" onClick={() => void ask()}>
             Try again
           </button>
         </main>
@@ -50,6 +60,11 @@ export function App() {
 
 function SignedIn({ ended }: { ended: boolean }) {
   const queries = useQueryClient();
+  const hadEnded = useRef(ended);
+  useEffect(() => {
+    if (hadEnded.current && !ended) void queries.invalidateQueries();
+    hadEnded.current = ended;
+  }, [ended, queries]);
   return (
     <StationProvider>
       <Frame />
@@ -59,7 +74,8 @@ function SignedIn({ ended }: { ended: boolean }) {
         description="Sign in again. What is on this page stays, files that were not sent yet too."
         onClose={null}
       >
-        <SignInForm onDone={() => void queries.invalidateQueries()} />
+        <SignInForm />
+        <LookAgain />
       </Dialog>
     </StationProvider>
   );
@@ -67,12 +83,22 @@ function SignedIn({ ended }: { ended: boolean }) {
 
 function Frame() {
   const { now, end } = useSession();
+  const { pathname, hash } = useLocation();
+  const queries = useQueryClient();
   const [help, setHelp] = useState(false);
-  usePageFocus();
+  const [refusal, setRefusal] = useState("");
+  usePageFocus(pathname, hash);
   const byForm = useRef(now.standing === "in" && now.byForm);
   useEffect(() => {
     if (byForm.current) document.getElementById("main")?.focus();
   }, []);
+  const signOut = () => {
+    setRefusal("");
+    end().then(
+      () => queries.clear(),
+      (error: unknown) => setRefusal(`You are still signed in. ${sentence(error)}`),
+    );
+  };
   return (
     <>
       <a className="skip" href="#main">
@@ -99,27 +125,25 @@ function Frame() {
           <kbd>?</kbd> Keys
         </button>
         {now.standing === "in" && (
-          <button type="button" onClick={() => void end().catch(() => undefined)} title={`Signed in as ${now.session.name}`}>
+          <button type="button" onClick={signOut} title={`Signed in as ${now.session.name}`}>
             Sign out
           </button>
         )}
+        <p role="alert" className="refusal">
+          {refusal}
+        </p>
       </header>
-      <Routes>
-        <Route path="/" element={<StationPage />} />
-        <Route path="/sign-in" element={<StationPage />} />
-        <Route path="/batches" element={<BatchesPage />} />
-        <Route path="/batches/:id" element={<BatchPage />} />
-        <Route path="/judgments" element={<JudgmentsPage />} />
-        <Route
-          path="/ops"
-          element={
-            <Suspense fallback={<main className="page">Loading …</main>}>
-              <OpsPage />
-            </Suspense>
-          }
-        />
-        <Route path="*" element={<Unknown />} />
-      </Routes>
+      <Boundary Around={Page} of={pathname}>
+        <Routes>
+          <Route path="/" element={<StationPage />} />
+          <Route path="/sign-in" element={<StationPage />} />
+          <Route path="/batches" element={<BatchesPage />} />
+          <Route path="/batches/:id" element={<BatchPage />} />
+          <Route path="/judgments" element={<JudgmentsPage />} />
+          <Route path="/ops" element={<OpsPage />} />
+          <Route path="*" element={<Unknown />} />
+        </Routes>
+      </Boundary>
       <Keys open={help} setOpen={setHelp} />
       <Announcements />
     </>
@@ -141,15 +165,15 @@ function ThemeChoice() {
 }
 
 /** A link to another page puts the focus there, so that a screen reader begins to read and Tab goes on from it. */
-function usePageFocus(): void {
-  const { pathname } = useLocation();
+function usePageFocus(pathname: string, hash: string): void {
   const before = useRef(pathname);
   useEffect(() => {
     if (before.current === pathname) return;
     before.current = pathname;
-    window.scrollTo(0, 0);
-    if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus();
-  }, [pathname]);
+    // To a part of the page it is the page itself that scrolls.
+    if (hash === "") window.scrollTo(0, 0);
+    if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus({ preventScroll: true });
+  }, [pathname, hash]);
 }
 
 function Unknown() {

@@ -7,6 +7,7 @@ import { BrowserRouter } from "react-router";
 
 import { App } from "./App";
 import { Refusal } from "./api/client";
+import { keepFocus } from "./feel/focus";
 import { showTheme } from "./feel/theme";
 import { SessionProvider } from "./session/session";
 import "./style.css";
@@ -26,6 +27,7 @@ const queries = new QueryClient({
 showTheme();
 const root = document.getElementById("root");
 if (root !== null) {
+  keepFocus(root);
   createRoot(root).render(
     <StrictMode>
       <QueryClientProvider client={queries}>

@@ -1,8 +1,7 @@
 /** Each call that the pages make, by name. */
 
-import { address, call, type Batch, type RowError, type Schemas, type Server, type Session } from "./client";
+import { address, call, SESSION, type Batch, type RowError, type Schemas, type Server, type Session } from "./client";
 
-const SESSION = "/api/v1/session";
 const BATCHES = "/api/v1/intake/batches";
 export const UPLOAD = "/api/v1/intake/upload";
 /** The most items of a page that the API takes. */

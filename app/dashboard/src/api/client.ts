@@ -10,29 +10,46 @@ export type Session = Schemas["Session"];
 export type Server = Schemas["Server"];
 
 export const UNREACHED = "UNREACHED";
+export const SESSION = "/api/v1/session";
 
 /** What a call was refused with: a code of the catalogue, or UNREACHED where no answer came. */
 export class Refusal extends Error {
   readonly code: string;
   readonly status: number;
+  /** What is wrong, in one sentence. */
+  readonly title: string;
+  /** What was found and expected, else what to do next. */
   readonly detail: string;
   readonly retryAfterSeconds: number | null;
 
-  constructor(code: string, status: number, detail: string, retryAfterSeconds: number | null = null) {
+  constructor(code: string, status: number, title = "", detail = "", retryAfterSeconds: number | null = null) {
     super(`${code} (${status})`);
     this.code = code;
     this.status = status;
+    this.title = title;
     this.detail = detail;
     this.retryAfterSeconds = retryAfterSeconds;
   }
 }
 
+/** What a call failed with, for whoever asked for it. */
+export function sentence(error: unknown): string {
+  if (!(error instanceof Refusal)) return "Something failed in this page. Load it again.";
+  const said = `${error.title} ${error.detail}`.trim();
+  if (said !== "") return said;
+  return error.status === 0 || error.status >= 500
+    ? "The server does not answer. Check that it runs and that you are connected, then try again."
+    : "That did not work. Try again.";
+}
+
 let csrfToken: string | null = null;
+let hasEnded = false;
 const endings = new Set<() => void>();
 
 /** The token of the present session, which goes with every change. */
 export function useToken(token: string | null): void {
   csrfToken = token;
+  hasEnded = false;
 }
 
 export function token(): string | null {
@@ -46,6 +63,7 @@ export function onSessionEnd(tell: () => void): () => void {
 }
 
 export function sessionHasEnded(): void {
+  hasEnded = true;
   for (const tell of endings) tell();
 }
 
@@ -59,7 +77,7 @@ export function refusalOf(status: number, body: string, retryAfter: string | nul
   }
   const seconds = retryAfter === null ? Number.NaN : Number(retryAfter);
   const wait = Number.isFinite(seconds) ? seconds : null;
-  return new Refusal(problem.code ?? `HTTP_${status}`, status, problem.detail ?? problem.title ?? "", wait);
+  return new Refusal(problem.code ?? `HTTP_${status}`, status, problem.title, problem.detail, wait);
 }
 
 type Query = Record<string, string | number | boolean | null | undefined>;
@@ -82,6 +100,8 @@ interface Call {
 
 export async function call<Answer>(path: string, wanted: Call = {}): Promise<Answer> {
   const { method = "GET", query, body, signal, aboutSession = false } = wanted;
+  // The server counts each call without a session as a sign-in that failed.
+  if (hasEnded && !aboutSession) throw new Refusal("UNAUTHENTICATED", 401);
   const headers: Record<string, string> = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrfToken !== null) headers["X-CSRF-Token"] = csrfToken;
@@ -95,12 +115,21 @@ export async function call<Answer>(path: string, wanted: Call = {}): Promise<Ans
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Refusal(UNREACHED, 0, "");
+    throw new Refusal(UNREACHED, 0);
   }
   if (!answer.ok) {
     const refusal = refusalOf(answer.status, await answer.text(), answer.headers.get("Retry-After"));
     if (refusal.status === 401 && !aboutSession) sessionHasEnded();
+    if (await isOutOfDate(refusal)) return call(path, wanted);
     throw refusal;
   }
   return (answer.status === 204 ? undefined : await answer.json()) as Answer;
+}
+
+/** Whether a call was refused for the token only: somebody has signed in on another page, and this one has the new token now. */
+export async function isOutOfDate(refusal: Refusal): Promise<boolean> {
+  if (refusal.code !== "CSRF_FAILED") return false;
+  const before = csrfToken;
+  csrfToken = (await call<Session>(SESSION)).csrf_token;
+  return csrfToken !== before;
 }

@@ -5,9 +5,10 @@ import { useEffect, useState, type ReactNode } from "react";
 import { Link, useLocation, useParams } from "react-router";
 
 import * as calls from "../api/calls";
-import { Refusal, type Batch } from "../api/client";
+import { Refusal, sentence, type Batch } from "../api/client";
 import { headersOf } from "../errors/cells";
 import { Moment } from "../feel/Moment";
+import { More } from "../feel/More";
 import { StateMark } from "../feel/StateMark";
 import { bytes, count } from "../feel/words";
 import { isFinished } from "../station/verdict";
@@ -82,9 +83,7 @@ function Unfinished({ batch, onChange }: { batch: Batch; onChange: (batch: Batch
         <button
           type="button"
           onClick={() =>
-            calls.cancelBatch(batch.batch_id).then(onChange, (error: unknown) =>
-              setRefusal((error instanceof Refusal && error.detail) || "That did not work. Try again."),
-            )
+            calls.cancelBatch(batch.batch_id).then(onChange, (error: unknown) => setRefusal(sentence(error)))
           }
         >
           Cancel the batch
@@ -194,13 +193,13 @@ function Facts({ batch }: { batch: Batch }) {
 }
 
 function Conflicts({ batch }: { batch: Batch }) {
-  const { data, hasNextPage, fetchNextPage, isFetching } = useInfiniteQuery({
+  const query = useInfiniteQuery({
     queryKey: ["conflicts", batch.batch_id, batch.state_since],
     queryFn: ({ pageParam, signal }) => calls.conflicts(batch.batch_id, pageParam, 50, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.next_cursor,
   });
-  const items = data?.pages.flatMap((page) => page.items) ?? [];
+  const items = query.data?.pages.flatMap((page) => page.items) ?? [];
   return (
     <section aria-labelledby="conflicts">
       <h2 id="conflicts">
@@ -241,11 +240,7 @@ function Conflicts({ batch }: { batch: Batch }) {
           })}
         </tbody>
       </table>
-      {hasNextPage && (
-        <button type="button" disabled={isFetching} onClick={() => void fetchNextPage()}>
-          Show more
-        </button>
-      )}
+      <More query={query}>Show more</More>
     </section>
   );
 }

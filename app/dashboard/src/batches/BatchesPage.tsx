@@ -5,9 +5,10 @@ import { useEffect, useId, useRef } from "react";
 import { Link, useLocation, useSearchParams } from "react-router";
 
 import * as calls from "../api/calls";
-import type { Batch } from "../api/client";
+import { Refusal, sentence, type Batch } from "../api/client";
 import { SOURCES, STATES } from "../api/names";
 import { Moment } from "../feel/Moment";
+import { More } from "../feel/More";
 import { StateMark } from "../feel/StateMark";
 import { count, percent } from "../feel/words";
 
@@ -27,14 +28,20 @@ export function BatchesPage() {
     if (state?.search) search.current?.focus();
   }, [state]);
   useEffect(() => () => clearTimeout(typing.current), []);
+  // The address may change by other ways than by this field; what is being typed stays.
+  useEffect(() => {
+    const field = search.current;
+    if (field !== null && typing.current === undefined && field.value.trim() !== (filter.q ?? "")) field.value = filter.q ?? "";
+  }, [filter.q]);
 
-  const { data, isPending, isError, isFetching, refetch, hasNextPage, fetchNextPage } = useInfiniteQuery({
+  const query = useInfiniteQuery({
     queryKey: ["batches", filter],
     queryFn: ({ pageParam, signal }) => calls.batches(filter, pageParam, PAGE, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.next_cursor,
     placeholderData: keepPreviousData,
   });
+  const { data, error, isPending, isFetching, refetch, hasNextPage } = query;
   const items = data?.pages.flatMap((page) => page.items) ?? [];
 
   const narrow = (name: string, value: string) =>
@@ -47,6 +54,11 @@ export function BatchesPage() {
       },
       { replace: name === "q" },
     );
+  // Each setter knows the address of its own render only, and what is typed is looked for a moment later.
+  const latest = useRef(narrow);
+  useEffect(() => {
+    latest.current = narrow;
+  });
 
   return (
     <main className="page" id="main" tabIndex={-1}>
@@ -64,7 +76,10 @@ export function BatchesPage() {
             defaultValue={filter.q ?? ""}
             onChange={({ target: { value } }) => {
               clearTimeout(typing.current);
-              typing.current = setTimeout(() => narrow("q", value.trim()), TYPING_MS);
+              typing.current = setTimeout(() => {
+                typing.current = undefined;
+                latest.current("q", value.trim());
+              }, TYPING_MS);
             }}
           />
         </div>
@@ -90,14 +105,22 @@ export function BatchesPage() {
         </div>
       </form>
       <p role="status" className="muted">
-        {isPending ? "Loading …" : isError ? "" : `${count(items.length)}${hasNextPage ? "+" : ""} shown, newest first${isFetching ? " · looking again …" : ""}`}
+        {isPending ? "Loading …" : error !== null ? "" : `${count(items.length)}${hasNextPage ? "+" : ""} shown, newest first${isFetching ? " · looking again …" : ""}`}
       </p>
-      {isError && (
+      {error !== null && (
         <p className="refusal" role="alert">
-          The batches cannot be loaded just now.{" "}
-          <button type="button" onClick={() => void refetch()}>
-            Try again
-          </button>
+          {error instanceof Refusal && error.status === 422 ? (
+            <>
+              {sentence(error)} <Link to="/batches">Show all batches</Link>.
+            </>
+          ) : (
+            <>
+              The batches cannot be loaded just now.{" "}
+              <button type="button" onClick={() => void refetch()}>
+                Try again
+              </button>
+            </>
+          )}
         </p>
       )}
       {data !== undefined && items.length === 0 && (
@@ -114,13 +137,7 @@ export function BatchesPage() {
         </p>
       )}
       {items.length > 0 && <BatchTable batches={items} />}
-      {hasNextPage && (
-        <p>
-          <button type="button" disabled={isFetching} onClick={() => void fetchNextPage()}>
-            Show {PAGE} more
-          </button>
-        </p>
-      )}
+      <More query={query}>Show {PAGE} more</More>
     </main>
   );
 }

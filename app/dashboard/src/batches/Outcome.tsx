@@ -5,7 +5,7 @@ import { useId, useState, type FormEvent } from "react";
 import { Link } from "react-router";
 
 import * as calls from "../api/calls";
-import { Refusal, type Batch } from "../api/client";
+import { sentence, type Batch } from "../api/client";
 import { ErrorPanel } from "../errors/ErrorPanel";
 import { Dialog } from "../feel/Dialog";
 import { count, milliseconds, perSecond, percent, plural } from "../feel/words";
@@ -16,13 +16,10 @@ interface Props {
   batch: Batch;
   /** Link to the batch's own page. */
   linked?: boolean;
-  /** The station's item that goes on when the batch is tried again. */
-  restartedAs?: string;
-  onRestart?: (batch: Batch) => void;
 }
 
-export function Outcome({ batch, linked = false, restartedAs, onRestart }: Props) {
-  const { dispatch } = useStation();
+export function Outcome({ batch, linked = false }: Props) {
+  const { items, dispatch } = useStation();
   const how = ending(batch);
   return (
     <div className="outcome">
@@ -57,8 +54,8 @@ export function Outcome({ batch, linked = false, restartedAs, onRestart }: Props
           <TryAgain
             batch={batch}
             onRestart={(next) => {
-              if (restartedAs !== undefined) dispatch({ type: "restarted", id: restartedAs, batch: next });
-              onRestart?.(next);
+              const item = items.find(({ batchId }) => batchId === batch.batch_id);
+              if (item !== undefined) dispatch({ type: "restarted", id: item.id, batch: next });
             }}
           />
         )}
@@ -108,7 +105,7 @@ export function TryAgain({ batch, onRestart }: { batch: Batch; onRestart: (batch
         setOpen(false);
         onRestart(next);
       },
-      (error: unknown) => setRefusal((error instanceof Refusal && error.detail) || "That did not work. Try again."),
+      (error: unknown) => setRefusal(sentence(error)),
     );
   };
   return (

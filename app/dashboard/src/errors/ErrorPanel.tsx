@@ -1,16 +1,17 @@
 /** The refused rows of a batch: the first five, then all of them; by code; as the vendor's own CSV. */
 
 import { useQuery } from "@tanstack/react-query";
-import { lazy, Suspense, useId, useState } from "react";
+import { useId, useState } from "react";
 
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
 import { ROW_CODES } from "../api/names";
+import { part } from "../feel/Part";
 import { count, plural } from "../feel/words";
-import { cellsOf, countsOf, faultOf, headersOf, rawOf, visible } from "./cells";
+import { cellsOf, columnsOf, countsOf, faultOf, rawOf, visible } from "./cells";
 
 const FIRST = 5;
-const ErrorTable = lazy(() => import("./ErrorTable"));
+const ErrorTable = part(() => import("./ErrorTable"), "Loading the rows …");
 
 export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
   const Heading = level === 2 ? "h2" : "h3";
@@ -49,13 +50,11 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
         </a>
       </div>
       {all ? (
-        <Suspense fallback={<p>Loading the rows …</p>}>
-          <ErrorTable key={code ?? ""} batch={batch} code={code} level={level} />
-        </Suspense>
+        <ErrorTable key={code ?? ""} batch={batch} code={code} level={level} />
       ) : (
         <>
           {isError && (
-            <p className="refusal">
+            <p className="refusal" role="alert">
               The rows cannot be loaded just now.{" "}
               <button type="button" onClick={() => void refetch()}>
                 Try again
@@ -64,7 +63,7 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
           )}
           <ol className="first-errors">
             {data?.items.map((error) => (
-              <FirstError key={error.id} error={error} headers={headersOf(batch)} />
+              <FirstError key={error.id} error={error} columns={columnsOf(batch)} />
             ))}
           </ol>
         </>
@@ -80,9 +79,9 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
   );
 }
 
-function FirstError({ error, headers }: { error: RowError; headers: readonly string[] }) {
+function FirstError({ error, columns }: { error: RowError; columns: readonly string[] }) {
   const raw = rawOf(error);
-  const bad = cellsOf(error, headers).filter((cell) => cell.isBad);
+  const bad = cellsOf(error, columns).filter((cell) => cell.isBad);
   return (
     <li>
       <span className="row-number">row {error.row_number === null ? "–" : count(error.row_number)}</span>

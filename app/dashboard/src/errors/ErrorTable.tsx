@@ -10,8 +10,9 @@ import { memo, useEffect, useMemo, useRef, useState, type KeyboardEvent, type Re
 
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
+import { keysAreOn } from "../feel/keys";
 import { count } from "../feel/words";
-import { cellsOf, faultOf, headersOf, isBad, rawOf, textOf, visible } from "./cells";
+import { cellsOf, columnsOf, faultOf, isBad, rawOf, textOf, visible } from "./cells";
 
 const ROW_PIXELS = 30;
 const features = tableFeatures({});
@@ -49,6 +50,8 @@ export default function ErrorTable({ batch, code, level }: Props) {
     getScrollElement: () => scroller.current,
     estimateSize: () => ROW_PIXELS,
     overscan: 8,
+    // The head stands inside, and so may a scroll bar: the rows have that much less to be seen in.
+    scrollPaddingEnd: 2 * ROW_PIXELS,
   });
   const seen = virtual.getVirtualItems();
   const first = seen[0]?.index ?? 0;
@@ -59,7 +62,7 @@ export default function ErrorTable({ batch, code, level }: Props) {
     if (last >= loaded.length - 1 && hasNextPage && !isFetching && !isError) void fetchNextPage();
   }, [last, loaded.length, hasNextPage, isFetching, isError, fetchNextPage]);
 
-  const columns = useMemo(() => columnsOf(batch), [batch]);
+  const columns = useMemo(() => tableColumnsOf(batch), [batch]);
   const shown = useMemo(() => loaded.slice(first, last + 1), [loaded, first, last]);
   const table = useTable({ features, columns, data: shown, getRowId: (row) => String(row.id) });
   const rows = table.getRowModel().rows;
@@ -73,6 +76,8 @@ export default function ErrorTable({ batch, code, level }: Props) {
     virtual.scrollToIndex(index, { align: "auto" });
   };
   const onKeyDown = (event: KeyboardEvent) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key.length === 1 && !keysAreOn()) return;
     const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 12, PageUp: -12 }[event.key];
     if (total === 0 || (step === undefined && event.key !== "Home" && event.key !== "End")) return;
     event.preventDefault();
@@ -135,7 +140,7 @@ export default function ErrorTable({ batch, code, level }: Props) {
           </div>
         </div>
       </div>
-      <div aria-live="polite">{detail !== undefined && <Detail error={detail} headers={headersOf(batch)} level={level} />}</div>
+      <div aria-live="polite">{detail !== undefined && <Detail error={detail} columns={columnsOf(batch)} level={level} />}</div>
     </>
   );
 }
@@ -194,13 +199,13 @@ const Row = memo(
     before.isChosen === after.isChosen,
 );
 
-function columnsOf(batch: Batch) {
+function tableColumnsOf(batch: Batch) {
   return helper.columns([
     helper.accessor("row_number", { id: "row", header: "Row", cell: ({ getValue }) => number(getValue()) }),
     helper.accessor("line_number", { id: "line", header: "Line", cell: ({ getValue }) => number(getValue()) }),
     helper.accessor("error_code", { id: "code", header: "Code", cell: ({ getValue }) => getValue() }),
     helper.accessor((error: RowError) => faultOf(error), { id: "fault", header: "What is wrong", cell: ({ getValue }) => getValue() }),
-    ...headersOf(batch).map((column) =>
+    ...columnsOf(batch).map((column) =>
       helper.accessor((error: RowError) => textOf(error, column), {
         id: `${OWN}${column}`,
         header: column,
@@ -212,7 +217,7 @@ function columnsOf(batch: Batch) {
 
 const number = (value: number | null) => (value === null ? "–" : count(value));
 
-function Detail({ error, headers, level }: { error: RowError; headers: readonly string[]; level: 2 | 3 }) {
+function Detail({ error, columns, level }: { error: RowError; columns: readonly string[]; level: 2 | 3 }) {
   const Heading = level === 2 ? "h3" : "h4";
   return (
     <section className="detail" aria-label={`Row ${error.row_number}`}>
@@ -222,7 +227,7 @@ function Detail({ error, headers, level }: { error: RowError; headers: readonly 
       </Heading>
       <p>{faultOf(error)}</p>
       <dl className="cells-in-full">
-        {cellsOf(error, headers).map((cell) => (
+        {cellsOf(error, columns).map((cell) => (
           <div key={cell.column} className={cell.isBad ? "bad" : ""}>
             <dt>
               {cell.isBad && <span aria-hidden="true">✗ </span>}

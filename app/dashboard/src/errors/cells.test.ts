@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import type { RowError } from "../api/client.ts";
-import { cellsOf, faultOf, rawOf, visible } from "./cells.ts";
+import type { Batch, RowError } from "../api/client.ts";
+import { cellsOf, columnsOf, faultOf, rawOf, visible } from "./cells.ts";
 
 const error = (over: Partial<RowError>) =>
   ({ raw_data: { B: "2", A: "1" }, faulty_columns: ["B"], error_message: "", ...over }) as unknown as RowError;
@@ -12,6 +12,17 @@ test("cells stand in the vendor's order, the bad ones marked", () => {
     { column: "A", text: "1", isBad: false },
     { column: "B", text: "2", isBad: true },
   ]);
+});
+
+test("columns have the names under which the raw data keeps their cells", () => {
+  const batchOf = (reading: Record<string, unknown>) => ({ reading }) as unknown as Batch;
+  assert.deepEqual(columnsOf(batchOf({ headers: [" A ", "Note", "Note", ""], columns: ["A", "Note", "Note (2)", "column 4"] })), [
+    "A",
+    "Note",
+    "Note (2)",
+    "column 4",
+  ]);
+  assert.deepEqual(columnsOf(batchOf({ headers: ["A", "B"] })), ["A", "B"], "a batch of before the names were published");
 });
 
 test("a record that could not be split is shown as it came", () => {

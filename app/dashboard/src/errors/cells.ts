@@ -23,20 +23,25 @@ export const rawOf = (error: RowError): string | null =>
   error.raw_data !== null && RAW in error.raw_data ? textOf(error, RAW) : null;
 
 /** Each cell, the vendor's columns in their order first. */
-export function cellsOf(error: RowError, headers: readonly string[]): Cell[] {
+export function cellsOf(error: RowError, columns: readonly string[]): Cell[] {
   const raw = error.raw_data ?? {};
-  const others = Object.keys(raw).filter((column) => !headers.includes(column));
-  return [...headers.filter((column) => column in raw), ...others].map((column) => ({
+  const others = Object.keys(raw).filter((column) => !columns.includes(column));
+  return [...columns.filter((column) => column in raw), ...others].map((column) => ({
     column,
     text: textOf(error, column),
     isBad: isBad(error, column),
   }));
 }
 
-/** The vendor's own columns, in their order. */
-export function headersOf(batch: Batch): string[] {
-  const found = batch.reading["headers"];
-  return Array.isArray(found) ? [...new Set(found.map(String))] : [];
+/** The vendor's own columns as the raw data names them, in their order. */
+export const columnsOf = (batch: Batch): string[] => namesIn(batch, "columns") ?? headersOf(batch);
+
+/** The vendor's headers as they stand in the file. */
+export const headersOf = (batch: Batch): string[] => namesIn(batch, "headers") ?? [];
+
+function namesIn(batch: Batch, part: "columns" | "headers"): string[] | null {
+  const found = batch.reading[part];
+  return Array.isArray(found) ? [...new Set(found.map(String))] : null;
 }
 
 /** How many rows there are of each code. */

@@ -9,7 +9,7 @@ import { read, write } from "./theme";
 
 const KEY = "dragonfly.keys";
 const listeners = new Set<() => void>();
-const areOn = () => read(KEY) !== "off";
+export const keysAreOn = () => read(KEY) !== "off";
 const subscribe = (tell: () => void) => {
   listeners.add(tell);
   return () => listeners.delete(tell);
@@ -29,13 +29,14 @@ const KEYS: [key: string, does: string][] = [
   ["u", "choose files to upload"],
 ];
 
-const FIELD = "input, textarea, select, [contenteditable=true]";
+/** Where a key is text. */
+const FIELD = "input:not([type=checkbox]), textarea, select, [contenteditable=true]";
 
 /** Where a click of the page's own may go to open the file chooser; the station's input carries it. */
 export const CHOOSER = "chooser";
 
 export function Keys({ open, setOpen }: { open: boolean; setOpen: (open: boolean) => void }) {
-  const on = useSyncExternalStore(subscribe, areOn);
+  const on = useSyncExternalStore(subscribe, keysAreOn);
   const queries = useQueryClient();
   const navigate = useNavigate();
   const { pathname } = useLocation();

@@ -1,12 +1,13 @@
 /** From a judgment back to the file and the line it came from. */
 
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { useId, useRef, type FormEvent } from "react";
+import { useEffect, useId, useRef, type FormEvent } from "react";
 import { Link, useSearchParams } from "react-router";
 
 import * as calls from "../api/calls";
 import { Refusal } from "../api/client";
 import { Moment } from "../feel/Moment";
+import { More } from "../feel/More";
 import { count } from "../feel/words";
 
 const PAGE = 50;
@@ -16,13 +17,17 @@ export function JudgmentsPage() {
   const id = useId();
   const field = useRef<HTMLInputElement>(null);
   const filter = { case_number: address.get("case_number"), batch_id: address.get("batch_id") };
-  const { data, error, isPending, refetch, hasNextPage, fetchNextPage, isFetching } = useInfiniteQuery({
+  const query = useInfiniteQuery({
     queryKey: ["judgments", filter],
     queryFn: ({ pageParam, signal }) => calls.judgments(filter, pageParam, PAGE, signal),
     initialPageParam: null as string | null,
     getNextPageParam: (page) => page.next_cursor,
   });
+  const { data, error, isPending, refetch, hasNextPage } = query;
   const items = data?.pages.flatMap((page) => page.items) ?? [];
+  useEffect(() => {
+    if (field.current !== null) field.current.value = filter.case_number ?? "";
+  }, [filter.case_number]);
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const wanted = field.current?.value.trim() ?? "";
@@ -35,7 +40,7 @@ export function JudgmentsPage() {
       <form role="search" className="fields" onSubmit={submit}>
         <div className="grow">
           <label htmlFor={id}>Case number</label>
-          <input key={filter.case_number} id={id} ref={field} type="search" data-search defaultValue={filter.case_number ?? ""} placeholder="in any spelling that a file may have" />
+          <input id={id} ref={field} type="search" data-search defaultValue={filter.case_number ?? ""} placeholder="in any spelling that a file may have" />
         </div>
         <div className="bottom">
           <button type="submit" className="primary">
@@ -127,13 +132,7 @@ export function JudgmentsPage() {
           </tbody>
         </table>
       )}
-      {hasNextPage && (
-        <p>
-          <button type="button" disabled={isFetching} onClick={() => void fetchNextPage()}>
-            Show {PAGE} more
-          </button>
-        </p>
-      )}
+      <More query={query}>Show {PAGE} more</More>
     </main>
   );
 }

@@ -2,10 +2,9 @@
 
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
 import uPlot from "uplot";
-import "uplot/dist/uPlot.min.css";
 
 import { useTheme } from "../feel/theme";
-import { local } from "../feel/words";
+import { local, utc } from "../feel/words";
 
 export interface Line {
   label: string;
@@ -25,12 +24,14 @@ interface Props {
   lines: readonly Line[];
   say: (value: number) => string;
   when: (seconds: number) => string;
+  /** The times begin days, weeks or months in UTC, not the reader's own. */
+  inUtc?: boolean;
   children: ReactNode;
 }
 
 const HEIGHT = 220;
 
-export default function Chart({ title, unit, times, step, lines, say, when, children }: Props) {
+export default function Chart({ title, unit, times, step, lines, say, when, inUtc = false, children }: Props) {
   const place = useRef<HTMLDivElement>(null);
   const tip = useRef<HTMLDivElement>(null);
   const theme = useTheme();
@@ -50,12 +51,13 @@ export default function Chart({ title, unit, times, step, lines, say, when, chil
         height: HEIGHT,
         legend: { show: false },
         cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
+        ...(inUtc ? { tzDate: (seconds: number) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC") } : {}),
         scales: {
           x: { range: () => [(times[0] ?? 0) - step / 2, (times.at(-1) ?? 1) + step / 2] },
           y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] },
         },
         axes: [
-          { ...axis, space: 90, values: (_, ticks, __, ___, apart) => ticks.map((tick) => tickText(tick, apart)) },
+          { ...axis, space: 90, values: (_, ticks, __, ___, apart) => ticks.map((tick) => tickText(tick, apart, inUtc ? utc : local)) },
           { ...axis, size: 88, label: unit, labelFont: "12px monospace", labelSize: 20, labelGap: 4, values: (_, ticks) => ticks.map(say) },
         ],
         series: [
@@ -90,11 +92,17 @@ export default function Chart({ title, unit, times, step, lines, say, when, chil
     );
     const fit = new ResizeObserver(() => plot.setSize({ width: box.clientWidth, height: HEIGHT }));
     fit.observe(box);
+    // What it covers can be seen without moving the mouse away.
+    const dismiss = ({ key }: KeyboardEvent) => {
+      if (key === "Escape") bubble.hidden = true;
+    };
+    document.addEventListener("keydown", dismiss);
     return () => {
+      document.removeEventListener("keydown", dismiss);
       fit.disconnect();
       plot.destroy();
     };
-  }, [times, step, lines, unit, say, when, theme, system]);
+  }, [times, step, lines, unit, say, when, inUtc, theme, system]);
 
   return (
     <figure className="chart" aria-labelledby={id}>
@@ -122,9 +130,9 @@ export default function Chart({ title, unit, times, step, lines, say, when, chil
 }
 
 /** As much of a moment as the distance between two ticks needs. */
-function tickText(seconds: number, apart: number): string {
-  const text = local(new Date(seconds * 1000).toISOString());
-  if (apart < 86_400) return text.endsWith("00:00:00") ? text.slice(5, 10) : text.slice(11, 16);
+function tickText(seconds: number, apart: number, say: (iso: string) => string): string {
+  const text = say(new Date(seconds * 1000).toISOString());
+  if (apart < 86_400) return text.slice(11, 19) === "00:00:00" ? text.slice(5, 10) : text.slice(11, 16);
   return apart < 28 * 86_400 ? text.slice(5, 10) : text.slice(0, 7);
 }
 

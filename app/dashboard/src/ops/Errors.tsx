@@ -1,17 +1,18 @@
 /** Which errors there were, and whether they become more or fewer. */
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
-import { lazy, Suspense, useId, useMemo } from "react";
-import { useSearchParams } from "react-router";
+import { useId, useMemo } from "react";
+import { Link, useSearchParams } from "react-router";
 
 import * as calls from "../api/calls";
 import { Moment } from "../feel/Moment";
+import { part } from "../feel/Part";
 import { count, percent } from "../feel/words";
 import { LOOK_AT_FIGURES_MS } from "./looking";
 import { beginOf, type SpanName } from "./span";
 import { Gone, Tile } from "./Tile";
 
-const Chart = lazy(() => import("./Chart"));
+const Chart = part(() => import("./Chart"), "Loading the chart …");
 const [WEEK, MONTH] = [7 * 86_400, 30 * 86_400];
 
 const sayPercent = (value: number) => percent(value);
@@ -28,7 +29,7 @@ export function Distribution({ span }: { span: SpanName }) {
   return (
     <Tile title="Errors by code" note={`last ${span}`}>
       {isError && <Gone again={refetch} />}
-      {data?.items.length === 0 && <p className="empty">No row was refused in the last {span}.</p>}
+      {data?.items.length === 0 && <p className="empty">No row was refused in the last {span}. A longer span looks further back.</p>}
       {data !== undefined && data.items.length > 0 && (
         <table className="plain">
           <thead>
@@ -100,34 +101,36 @@ export function Trends() {
       }
     >
       {isError && <Gone again={refetch} />}
-      {data !== undefined && items.length === 0 && <p className="empty">No batch yet, so no trend.</p>}
+      {data !== undefined && items.length === 0 && (
+        <p className="empty">
+          No batch yet, so no trend. <Link to="/">Drop a file on the station</Link>.
+        </p>
+      )}
       {items.length > 0 && (
-        <Suspense fallback={<p role="status">Loading the chart …</p>}>
-          <Chart title={`Error rate by ${period}`} unit="% of rows" times={chart.times} step={period === "week" ? WEEK : MONTH} lines={chart.lines} say={sayPercent} when={whenDay}>
-            <table className="plain">
-              <thead>
-                <tr>
-                  <th scope="col">{period === "week" ? "Week" : "Month"} from (UTC)</th>
-                  {["Batches", "Rows", "Error rate"].map((name) => (
-                    <th scope="col" key={name} className="number">
-                      {name}
-                    </th>
-                  ))}
-                </tr>
-              </thead>
-              <tbody>
-                {items.map((each) => (
-                  <tr key={each.bucket}>
-                    <th scope="row">{each.bucket.slice(0, 10)}</th>
-                    <td className="number">{count(each.batches)}</td>
-                    <td className="number">{count(each.rows)}</td>
-                    <td className="number">{percent(each.error_rate_pct)}</td>
-                  </tr>
+        <Chart title={`Error rate by ${period}`} unit="% of rows" times={chart.times} step={period === "week" ? WEEK : MONTH} lines={chart.lines} say={sayPercent} when={whenDay} inUtc>
+          <table className="plain">
+            <thead>
+              <tr>
+                <th scope="col">{period === "week" ? "Week" : "Month"} from (UTC)</th>
+                {["Batches", "Rows", "Error rate"].map((name) => (
+                  <th scope="col" key={name} className="number">
+                    {name}
+                  </th>
                 ))}
-              </tbody>
-            </table>
-          </Chart>
-        </Suspense>
+              </tr>
+            </thead>
+            <tbody>
+              {items.map((each) => (
+                <tr key={each.bucket}>
+                  <th scope="row">{each.bucket.slice(0, 10)}</th>
+                  <td className="number">{count(each.batches)}</td>
+                  <td className="number">{count(each.rows)}</td>
+                  <td className="number">{percent(each.error_rate_pct)}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </Chart>
       )}
     </Tile>
   );

@@ -31,7 +31,11 @@ export function Sentinel() {
       note={run !== null && <>ran {age(run.age_seconds)} ago</>}
     >
       {isError && <Gone again={refetch} />}
-      {data !== undefined && run === null && <p className="empty">It has not run yet: beat runs it every minute.</p>}
+      {data !== undefined && run === null && (
+        <p className="empty">
+          It has not run yet: beat runs it every minute. If it stays so, see whether beat runs; <code>dragonfly sentinel</code> runs it at once.
+        </p>
+      )}
       {run !== null && (
         <>
           <p className="overall">
@@ -83,7 +87,7 @@ export function Flips() {
   const { data } = useSentinel();
   return (
     <Tile title="Last changes of the sentinel" note={`at most ${FLIPS}`}>
-      {data?.flips.length === 0 && <p className="empty">No check has changed its level yet.</p>}
+      {data?.flips.length === 0 && <p className="empty">No check has changed its level yet. When one does, it stands here with what it found.</p>}
       {data !== undefined && data.flips.length > 0 && (
         <table role="table" className="list">
           <thead role="rowgroup">

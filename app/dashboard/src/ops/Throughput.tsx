@@ -1,16 +1,17 @@
 /** How many rows came in each hour or day, and how many of them were refused. */
 
 import { keepPreviousData, useQuery } from "@tanstack/react-query";
-import { lazy, Suspense, useMemo } from "react";
+import { useMemo } from "react";
 
 import * as calls from "../api/calls";
 import { Moment } from "../feel/Moment";
+import { part } from "../feel/Part";
 import { count, local, percent } from "../feel/words";
 import { LOOK_AT_FIGURES_MS } from "./looking";
 import { beginOf, bucketsOf, type SpanName } from "./span";
 import { Gone } from "./Tile";
 
-const Chart = lazy(() => import("./Chart"));
+const Chart = part(() => import("./Chart"), "Loading the chart …");
 const HOUR_MS = 3_600_000;
 
 const whenShort = (seconds: number) => local(new Date(seconds * 1000).toISOString()).slice(0, 16);
@@ -74,7 +75,7 @@ export function Throughput({ span }: { span: SpanName }) {
     </table>
   );
   return (
-    <Suspense fallback={<p role="status">Loading the charts …</p>}>
+    <>
       {filled.length === 0 && <p className="empty">No batch was uploaded in the last {span}. Choose a longer span, or drop a file on the station.</p>}
       <div className="tiles two">
         <section className="tile">
@@ -88,6 +89,6 @@ export function Throughput({ span }: { span: SpanName }) {
           </Chart>
         </section>
       </div>
-    </Suspense>
+    </>
   );
 }

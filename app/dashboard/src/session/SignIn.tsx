@@ -1,25 +1,26 @@
 /** Signing in: with a key, or with the one-time link that `dragonfly up` and `dragonfly sign-in` print. */
 
 import { useEffect, useId, useRef, useState, type FormEvent } from "react";
-import { useNavigate } from "react-router";
+import { useNavigate, type NavigateFunction } from "react-router";
 
 import * as calls from "../api/calls";
-import { Refusal, UNREACHED, type Session } from "../api/client";
+import { Refusal, sentence, type Session } from "../api/client";
 import { useSession } from "./session";
 
-const TOKEN = /^#token=(.+)$/;
+/** What a link brings, in the part of its address that no server sees. */
+export const TOKEN = /^#token=(.+)$/;
 
-function sentence(error: unknown): string {
-  if (!(error instanceof Refusal)) return "Something failed in this page. Load it again.";
-  if (error.code === UNREACHED) return "The server does not answer. Check that it runs and that you are connected, then try again.";
-  if (error.code === "TOO_MANY_ATTEMPTS") {
-    return `Too many sign-ins have failed from this address. Wait ${error.retryAfterSeconds ?? 60} seconds, then use a valid key.`;
-  }
-  return error.detail || "That did not work. Try again.";
+function whyNot(error: unknown): string {
+  return error instanceof Refusal && error.code === "TOO_MANY_ATTEMPTS"
+    ? `Too many sign-ins have failed from this address. Wait ${error.retryAfterSeconds ?? 60} seconds, then use a valid key.`
+    : sentence(error);
+}
+
+function leaveSignIn(navigate: NavigateFunction): void {
+  if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
 }
 
 export function SignInPage() {
-  const { ask } = useSession();
   return (
     <main className="page narrow" id="main" tabIndex={-1}>
       <title>Sign in · Dragonfly</title>
@@ -32,15 +33,37 @@ export function SignInPage() {
           Whoever runs the server makes one with <code>dragonfly keys create NAME</code>, or prints a link that signs you in
           once with <code>dragonfly sign-in</code>.
         </p>
-        <button type="button" onClick={ask}>
-          I have signed in elsewhere: look again
-        </button>
+        <LookAgain />
       </details>
     </main>
   );
 }
 
-export function SignInForm({ onDone }: { onDone?: () => void }) {
+/** For whoever signs in with a link, which opens a page of its own. */
+export function LookAgain() {
+  const { ask } = useSession();
+  const navigate = useNavigate();
+  const [isNobody, setNobody] = useState(false);
+  const look = () => {
+    setNobody(false);
+    void ask().then((isSomebody) => {
+      setNobody(!isSomebody);
+      if (isSomebody) leaveSignIn(navigate);
+    });
+  };
+  return (
+    <div className="actions">
+      <button type="button" onClick={look}>
+        I have signed in elsewhere: look again
+      </button>
+      <p role="alert" className="refusal">
+        {isNobody && "Nobody is signed in in this browser yet."}
+      </p>
+    </div>
+  );
+}
+
+export function SignInForm() {
   const { begin } = useSession();
   const navigate = useNavigate();
   const [refusal, setRefusal] = useState<string | null>(null);
@@ -54,12 +77,11 @@ export function SignInForm({ onDone }: { onDone?: () => void }) {
     promise.then(
       (session) => {
         begin(session, true);
-        if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
-        onDone?.();
+        leaveSignIn(navigate);
       },
       (error: unknown) => {
         setBusy(false);
-        setRefusal(sentence(error));
+        setRefusal(whyNot(error));
         key.current?.focus();
       },
     );

@@ -3,7 +3,7 @@
 import { createContext, use, useCallback, useEffect, useMemo, useState, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
-import { onSessionEnd, Refusal, useToken as keepToken, type Session } from "../api/client";
+import { onSessionEnd, Refusal, sentence, useToken as keepToken, type Session } from "../api/client";
 
 type Standing =
   | { standing: "asking" }
@@ -13,13 +13,15 @@ type Standing =
   | { standing: "in"; session: Session; byForm: boolean }
   /** The session has ended under a page that is in use. */
   | { standing: "ended" }
-  | { standing: "unreached" };
+  /** Who is signed in could not be found out. */
+  | { standing: "unreached"; why: string };
 
 interface Sessions {
   now: Standing;
   begin: (session: Session, byForm: boolean) => void;
   end: () => Promise<void>;
-  ask: () => void;
+  /** Look who is signed in; whether somebody is. */
+  ask: () => Promise<boolean>;
 }
 
 const Context = createContext<Sessions | null>(null);
@@ -32,11 +34,15 @@ export function SessionProvider({ children }: { children: ReactNode }) {
     setNow({ standing: "in", session, byForm });
   }, []);
 
-  const ask = useCallback(() => {
-    calls.session().then((session) => begin(session, false), (error: unknown) => {
+  const ask = useCallback(async () => {
+    try {
+      begin(await calls.session(), false);
+      return true;
+    } catch (error) {
       const isOut = error instanceof Refusal && error.status === 401;
-      setNow((before) => (before.standing === "in" || before.standing === "ended" ? before : { standing: isOut ? "out" : "unreached" }));
-    });
+      setNow((before) => (before.standing === "in" || before.standing === "ended" ? before : isOut ? { standing: "out" } : { standing: "unreached", why: sentence(error) }));
+      return false;
+    }
   }, [begin]);
 
   const end = useCallback(async () => {
@@ -45,7 +51,7 @@ export function SessionProvider({ children }: { children: ReactNode }) {
     setNow({ standing: "out" });
   }, []);
 
-  useEffect(ask, [ask]);
+  useEffect(() => void ask(), [ask]);
   useEffect(
     () => onSessionEnd(() => setNow((before) => (before.standing === "in" ? { standing: "ended" } : before))),
     [],

@@ -18,6 +18,7 @@ export function FileCard({ item }: { item: Own }) {
   const { cancel, dispatch } = useStation();
   const [glyph, tone, word] = headOf(item);
   const canCancel = item.phase === "idle" || item.phase === "uploading" || item.phase === "processing";
+  const isCancelling = item.phase === "processing" && item.cancelling;
   return (
     <li className={`card ${tone}`} data-step tabIndex={-1} data-phase={item.phase} aria-label={item.name}>
       <header>
@@ -31,11 +32,11 @@ export function FileCard({ item }: { item: Own }) {
         {canCancel ? (
           <button
             type="button"
-            onClick={() => cancel(item)}
-            disabled={item.phase === "processing" && item.cancelling}
+            onClick={() => !isCancelling && cancel(item)}
+            aria-disabled={isCancelling}
             aria-label={`Cancel ${item.name}`}
           >
-            {item.phase === "processing" && item.cancelling ? "Cancelling …" : "Cancel"}
+            {isCancelling ? "Cancelling …" : "Cancel"}
           </button>
         ) : (
           <button type="button" onClick={() => dispatch({ type: "removed", id: item.id })} aria-label={`Remove ${item.name} from this list`}>
@@ -76,7 +77,7 @@ function Body({ item }: { item: Own }): ReactNode {
             </Gauge>
           );
         case "asking":
-          return <Question item={item} known={item.known} />;
+          return <Question item={item} known={item.known} wasSent={item.wasSent} />;
         case "looking":
           return <p>Asking whether this file is known …</p>;
         case "ready":
@@ -95,12 +96,17 @@ function Body({ item }: { item: Own }): ReactNode {
         </Gauge>
       );
     case "processing":
-      return <Processing batch={item.batch} unseen={item.unseen} />;
+      return (
+        <>
+          <Processing batch={item.batch} unseen={item.unseen} />
+          {item.uncancelled !== null && <p className="refusal">{item.uncancelled}</p>}
+        </>
+      );
     case "success":
     case "partial":
       return <Outcome batch={item.batch} linked />;
     case "error":
-      return "batch" in item ? <Outcome batch={item.batch} linked restartedAs={item.id} /> : <Trouble item={item} refused={item.refused} />;
+      return "batch" in item ? <Outcome batch={item.batch} linked /> : <Trouble item={item} refused={item.refused} />;
   }
 }
 
@@ -113,14 +119,14 @@ function Gauge({ label, done, total, children }: { label: string; done: number; 
   );
 }
 
-function Question({ item, known }: { item: Own; known: Batch }) {
+function Question({ item, known, wasSent }: { item: Own; known: Batch; wasSent: boolean }) {
   const { dispatch } = useStation();
   const was = known.status === "completed" ? "ingested" : known.status === "failed" ? "uploaded, and refused," : "uploaded";
   return (
     <div role="group" aria-label={`${item.name} is known`}>
       <p>
         These very bytes were already {was} on <Moment iso={known.created_at} /> as{" "}
-        <span className="name">{known.filename}</span>: <StateMark batch={known} />. Nothing has been sent.
+        <span className="name">{known.filename}</span>: <StateMark batch={known} />. {wasSent ? "They were not stored a second time." : "Nothing has been sent."}
       </p>
       <p className="actions">
         <Link className="button" to={`/batches/${known.batch_id}`}>

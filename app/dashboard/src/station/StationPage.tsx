@@ -7,6 +7,7 @@ import { useDropzone } from "react-dropzone";
 import * as calls from "../api/calls";
 import type { Batch } from "../api/client";
 import { SOURCES } from "../api/names";
+import { alarm } from "../feel/announce";
 import { CHOOSER } from "../feel/keys";
 import { bytes } from "../feel/words";
 import { FileCard } from "./FileCard";
@@ -14,12 +15,14 @@ import { isDone } from "./machine";
 import { useStation } from "./provider";
 
 const DEFAULT_SOURCE = "manual";
+const UNTAKEN = "The files were not taken: the error budget must be a whole number from 0 to 100.";
 
 export function StationPage() {
   const { items, choose, dispatch } = useStation();
   const { data: server } = useQuery({ queryKey: ["server"], queryFn: calls.server, staleTime: Number.POSITIVE_INFINITY });
   const [source, setSource] = useState<Batch["source"]>(DEFAULT_SOURCE);
   const [threshold, setThreshold] = useState<string | null>(null);
+  const [wasTaken, setTaken] = useState(true);
   const [sourceId, budgetId, budgetNote] = [useId(), useId(), useId()];
   const list = useRef<HTMLHeadingElement>(null);
 
@@ -31,7 +34,9 @@ export function StationPage() {
     multiple: true,
     useFsAccessApi: false,
     onDrop: (accepted, rejected) => {
-      if (budget !== null) choose([...accepted, ...rejected.map(({ file }) => file)], { source, threshold: budget });
+      setTaken(budget !== null);
+      if (budget === null) alarm(UNTAKEN);
+      else choose([...accepted, ...rejected.map(({ file }) => file)], { source, threshold: budget });
     },
   });
 
@@ -90,6 +95,7 @@ export function StationPage() {
               </>
             )}
           </p>
+          {!wasTaken && budget === null && <p className="refusal">{UNTAKEN}</p>}
           <p className="muted">
             Several at once are fine. CSV in UTF-8{server ? `, up to ${bytes(server.max_upload_bytes)} each` : ""}.
           </p>

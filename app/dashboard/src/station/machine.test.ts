@@ -58,6 +58,14 @@ describe("the way of a file", () => {
     assert.ok(item.phase === "idle" && item.step === "ready" && item.forced);
   });
 
+  test("a file whose bytes came by another way while it was sent asks too", () => {
+    const item = only(run([...toUploading, { type: "known", id: "1", batch: batchOf({ filename: "b.csv" }) }]));
+    assert.ok(item.phase === "idle" && item.step === "asking" && item.wasSent);
+    assert.deepEqual([item.name, item.batchId], ["a.csv", null]);
+    const again = only(run([{ type: "again", id: "1" }], [item]));
+    assert.ok(again.phase === "idle" && again.step === "ready" && again.forced);
+  });
+
   test("a file that is wrong by itself is an error at once, and a wrong name may be overruled", () => {
     const refused = { ...TROUBLE, kind: "type" };
     const item = only(run([{ type: "chosen", files: [{ id: "1", file: file("a.pdf"), refused }], sending: SENDING }]));
@@ -96,6 +104,14 @@ describe("trouble", () => {
     assert.ok(seen.phase === "processing" && !seen.unseen);
   });
 
+  test("a cancelling that fails may be asked for again, and says why it failed", () => {
+    const cancelling = run([...toProcessing, { type: "cancelling", id: "1" }]);
+    const failed = only(run([{ type: "uncancelled", id: "1", why: "no answer" }, { type: "seen", id: "1", batch: batchOf() }], cancelling));
+    assert.ok(failed.phase === "processing" && !failed.cancelling && failed.uncancelled === "no answer");
+    const again = only(run([{ type: "cancelling", id: "1" }], [failed]));
+    assert.ok(again.phase === "processing" && again.cancelling && again.uncancelled === null);
+  });
+
   test("a batch that failed goes on when it is tried again", () => {
     const failed = run([...toProcessing, { type: "seen", id: "1", batch: batchOf({ status: "failed" }) }]);
     assert.equal(only(run([{ type: "restarted", id: "1", batch: batchOf({ status: "uploaded" }) }], failed)).phase, "processing");
@@ -122,6 +138,7 @@ describe("late and foreign events", () => {
     { type: "received", id: "1", receipt },
     { type: "seen", id: "1", batch: batchOf({ status: "failed" }) },
     { type: "unseen", id: "1" },
+    { type: "uncancelled", id: "1", why: "no answer" },
     { type: "refused", id: "1", refused: TROUBLE },
     { type: "retried", id: "1" },
     { type: "restarted", id: "1", batch: batchOf() },
@@ -151,6 +168,8 @@ describe("a page loaded anew", () => {
   });
 
   test("shows no batch twice", () => {
+    const twice = ["a.csv", "b.csv"].map((name) => ({ id: "b1", name, size: 1 }));
+    assert.equal(run([{ type: "resumed", batches: twice }]).length, 1);
     assert.equal(run([{ type: "resumed", batches: [{ id: "b1", name: "a.csv", size: 1 }] }], run(toProcessing)).length, 1);
   });
 

@@ -22,13 +22,20 @@ export type Idle =
   | { phase: "idle"; step: "waiting" }
   | { phase: "idle"; step: "hashing"; read: number }
   | { phase: "idle"; step: "looking"; hash: string }
-  | { phase: "idle"; step: "asking"; hash: string; known: Batch }
+  | { phase: "idle"; step: "asking"; hash: string | null; known: Batch; wasSent: boolean }
   | { phase: "idle"; step: "ready"; hash: string | null; force: boolean };
 
 export type Progress =
   | Idle
   | { phase: "uploading"; sent: number; total: number }
-  | { phase: "processing"; batch: Batch | null; unseen: boolean; cancelling: boolean }
+  | {
+      phase: "processing";
+      batch: Batch | null;
+      unseen: boolean;
+      cancelling: boolean;
+      /** Why the last cancelling failed. */
+      uncancelled: string | null;
+    }
   | { phase: Ending; batch: Batch }
   | { phase: "error"; refused: Refused; mayOverrule: boolean };
 
@@ -61,11 +68,14 @@ export type Event<File extends Sendable = Sendable> =
   | { type: "seen"; id: string; batch: Batch }
   | { type: "unseen"; id: string }
   | { type: "cancelling"; id: string }
+  | { type: "uncancelled"; id: string; why: string }
   | { type: "refused"; id: string; refused: Refused }
   | { type: "retried"; id: string }
   | { type: "restarted"; id: string; batch: Batch }
   | { type: "removed"; id: string }
   | { type: "cleared" };
+
+const BEGUN = { phase: "processing", unseen: false, cancelling: false, uncancelled: null } as const;
 
 type Change = { type: "chosen" | "resumed" | "removed" | "cleared" };
 
@@ -83,7 +93,7 @@ export function reduce<File extends Sendable>(station: Station<File>, event: Eve
       ];
     case "resumed": {
       const here = new Set(station.map((item) => item.batchId));
-      const found = event.batches.filter(({ id }) => !here.has(id));
+      const found = event.batches.filter(({ id }) => !here.has(id) && here.add(id));
       return [
         ...station,
         ...found.map(({ id, name, size }): Item<File> => ({
@@ -95,10 +105,8 @@ export function reduce<File extends Sendable>(station: Station<File>, event: Eve
           sending: { source: "", threshold: 0 },
           overruled: false,
           forced: false,
-          phase: "processing",
+          ...BEGUN,
           batch: null,
-          unseen: false,
-          cancelling: false,
         })),
       ];
     }
@@ -124,8 +132,10 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
     case "hashed":
       return isStep(item, "waiting", "hashing") ? { ...own(item), phase: "idle", step: "looking", hash: event.hash } : item;
     case "known":
+      // While uploading, it is the receipt that tells: the same bytes came by another way since the look.
+      if (phase === "uploading") return { ...own(item), phase: "idle", step: "asking", hash: null, known: event.batch, wasSent: true };
       return item.phase === "idle" && item.step === "looking"
-        ? { ...own(item), phase: "idle", step: "asking", hash: item.hash, known: event.batch }
+        ? { ...own(item), phase: "idle", step: "asking", hash: item.hash, known: event.batch, wasSent: false }
         : item;
     case "unknown":
       return item.phase === "idle" && item.step === "looking"
@@ -141,17 +151,19 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
         : item;
     case "received":
       return phase === "uploading"
-        ? { ...own(item), batchId: event.receipt.batch_id, phase: "processing", batch: null, unseen: false, cancelling: false }
+        ? { ...own(item), batchId: event.receipt.batch_id, ...BEGUN, batch: null }
         : item;
     case "seen":
       if (item.phase !== "processing" || isOlder(event.batch, item.batch)) return item;
       return isFinished(event.batch)
         ? { ...named(item, event.batch), phase: ending(event.batch), batch: event.batch }
-        : { ...named(item, event.batch), phase: "processing", batch: event.batch, unseen: false, cancelling: item.cancelling };
+        : { ...item, ...named(item, event.batch), batch: event.batch, unseen: false };
     case "unseen":
       return item.phase === "processing" && !item.unseen ? { ...item, unseen: true } : item;
     case "cancelling":
-      return item.phase === "processing" ? { ...item, cancelling: true } : item;
+      return item.phase === "processing" ? { ...item, cancelling: true, uncancelled: null } : item;
+    case "uncancelled":
+      return item.phase === "processing" && item.cancelling ? { ...item, cancelling: false, uncancelled: event.why } : item;
     case "refused":
       return phase === "idle" || phase === "uploading" || phase === "processing"
         ? { ...own(item), phase: "error", refused: event.refused, mayOverrule: false }
@@ -166,7 +178,7 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
         : item;
     case "restarted":
       return phase === "error" && "batch" in item
-        ? { ...own(item), phase: "processing", batch: event.batch, unseen: false, cancelling: false }
+        ? { ...own(item), ...BEGUN, batch: event.batch }
         : item;
   }
 }

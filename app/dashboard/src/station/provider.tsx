@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { createContext, use, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
-import { Refusal, UNREACHED } from "../api/client";
+import { Refusal, sentence, UNREACHED, type Batch } from "../api/client";
 import { alarm, announce } from "../feel/announce";
 import { read, write } from "../feel/theme";
 import { hashOf, prepare } from "./hash";
@@ -15,6 +15,7 @@ import { isFinished, verdict } from "./verdict";
 
 const AT_ONCE = 3;
 const POLL_MS = 2000;
+const PATIENCE_MS = 8000;
 const RESUMED = "dragonfly.batches";
 
 type Held = File | null;
@@ -90,10 +91,15 @@ export function StationProvider({ children }: { children: ReactNode }) {
           return;
         }
         dispatch({ type: "cancelling", id: item.id });
-        // Refused, the batch is finished: the next look tells.
         calls.cancelBatch(item.batchId).then(
           (batch) => dispatch({ type: "seen", id: item.id, batch }),
-          () => undefined,
+          (error: unknown) => {
+            // The batch is finished: the next look tells.
+            if (error instanceof Refusal && error.status === 409) return;
+            const why = `${item.name} could not be cancelled: ${sentence(error)}`;
+            dispatch({ type: "uncancelled", id: item.id, why });
+            alarm(why);
+          },
         );
       },
     }),
@@ -127,6 +133,13 @@ function resumed(): Station<Held> {
   }
 }
 
+/** The first batch that was made of these bytes. */
+async function firstOf(hash: string, signal: AbortSignal): Promise<Batch | null> {
+  const { items } = await calls.batches({ file_hash: hash }, null, 1, signal);
+  const newest = items[0] ?? null;
+  return newest === null || newest.first_batch_id === null ? newest : calls.batch(newest.first_batch_id, signal);
+}
+
 /** What has to be done for the file now. */
 function taskOf(item: Item<Held>): "hash" | "look" | "send" | null {
   if (item.phase === "uploading") return "send";
@@ -138,6 +151,7 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
   const { id, file } = item;
   const refuse = (refused: Refused) => dispatch({ type: "refused", id, refused });
   const refuseBy = (refusal: Refusal) => refuse(refusedByServer(refusal, file, navigator.onLine));
+  const refuseByAny = (error: unknown) => refuseBy(error instanceof Refusal ? error : new Refusal(UNREACHED, 0));
   if (task === "hash") {
     const refused = refusedByItself(file, mostBytes);
     if (refused !== null && !(item.overruled && refused.kind === "type")) {
@@ -148,15 +162,15 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
     return hashOf(file, {
       onRead: (bytes) => dispatch({ type: "hashing", id, read: bytes }),
       done: (hash) => (hash === null ? refuse(unreadable()) : dispatch({ type: "hashed", id, hash })),
-      unreached: () => refuseBy(new Refusal(UNREACHED, 0, "")),
+      unreached: () => refuseBy(new Refusal(UNREACHED, 0)),
     });
   }
   if (task === "look" && item.phase === "idle" && item.step === "looking") {
     const leave = new AbortController();
-    calls.batches({ file_hash: item.hash }, null, 1, leave.signal).then(
-      ({ items: [batch] }) => dispatch(batch === undefined ? { type: "unknown", id } : { type: "known", id, batch }),
+    firstOf(item.hash, leave.signal).then(
+      (batch) => dispatch(batch === null ? { type: "unknown", id } : { type: "known", id, batch }),
       (error: unknown) => {
-        if (!leave.signal.aborted) refuseBy(error instanceof Refusal ? error : new Refusal(UNREACHED, 0, ""));
+        if (!leave.signal.aborted) refuseByAny(error);
       },
     );
     return () => leave.abort();
@@ -167,7 +181,10 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
     ...item.sending,
     force: item.forced,
     onSent: (sent, total) => dispatch({ type: "uploading", id, sent, total }),
-    onReceipt: (receipt) => dispatch({ type: "received", id, receipt }),
+    onReceipt: (receipt) => {
+      if (!receipt.is_duplicate) dispatch({ type: "received", id, receipt });
+      else calls.batch(receipt.batch_id).then((batch) => dispatch({ type: "known", id, batch }), refuseByAny);
+    },
     onRefusal: (refusal) => {
       if (refusal.code !== UNREACHED) {
         refuseBy(refusal);
@@ -183,7 +200,8 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
 function Watch({ id, batchId, dispatch }: { id: string; batchId: string; dispatch: (event: Event<Held>) => void }) {
   const { data, error, errorUpdateCount, dataUpdatedAt } = useQuery({
     queryKey: ["batch", batchId],
-    queryFn: ({ signal }) => calls.batch(batchId, signal),
+    // A server that hangs is one that cannot be reached.
+    queryFn: ({ signal }) => calls.batch(batchId, AbortSignal.any([signal, AbortSignal.timeout(PATIENCE_MS)])),
     refetchInterval: ({ state }) => (state.data && isFinished(state.data) ? false : POLL_MS),
     refetchIntervalInBackground: false,
     retry: false,
@@ -194,6 +212,8 @@ function Watch({ id, batchId, dispatch }: { id: string; batchId: string; dispatc
   }, [data, dataUpdatedAt, id, dispatch]);
   useEffect(() => {
     if (error === null) return;
+    // Once somebody has signed in again, the next look tells.
+    if (error instanceof Refusal && error.status === 401) return;
     if (error instanceof Refusal && error.status === 404) {
       const refused = { kind: "gone", what: "The server does not know this batch any more.", next: "Choose the file again.", again: "Try again", waitSeconds: null };
       dispatch({ type: "refused", id, refused });
@@ -207,10 +227,12 @@ function useTold(items: Station<Held>): void {
   const before = useRef(new Map<string, string>());
   useEffect(() => {
     for (const item of items) {
-      const standing = item.phase === "idle" ? `idle ${item.step}` : item.phase;
+      const isUnseen = item.phase === "processing" && item.unseen;
+      const standing = item.phase === "idle" ? `idle ${item.step}` : isUnseen ? "unseen" : item.phase;
       if (before.current.get(item.id) === standing) continue;
       before.current.set(item.id, standing);
       if (item.phase === "uploading") announce(`${item.name}: uploading`);
+      else if (isUnseen) announce(`${item.name}: the server cannot be reached just now. The batch goes on without this page.`);
       else if (item.phase === "processing") announce(`${item.name}: processing`);
       else if (item.phase === "idle" && item.step === "asking") announce(`${item.name}: already ingested. A question waits.`);
       else if (item.phase === "success" || item.phase === "partial") announce(`${item.name}: ${verdict(item.batch)}`);

@@ -6,12 +6,16 @@ import { refusedByItself, refusedByServer } from "./refused.ts";
 
 const FILE = { name: "a.csv", size: 2_000_000 };
 const by = (code: string, status: number, online = true, wait: number | null = null) =>
-  refusedByServer(new Refusal(code, status, "detail", wait), FILE, online);
+  refusedByServer(new Refusal(code, status, "title", "detail", wait), FILE, online);
 
 test("a file is looked at before anything is sent", () => {
   assert.equal(refusedByItself({ name: "a.csv", size: 0 }, null)?.kind, "empty");
   assert.equal(refusedByItself({ name: "a.xlsx", size: 5 }, null)?.kind, "type");
   assert.equal(refusedByItself(FILE, 1_000_000)?.what, "The file is too large: 2.0 MB is more than the 1.0 MB that the server takes.");
+  assert.equal(
+    refusedByItself({ name: "a.csv", size: 1_000_001 }, 1_000_000)?.what,
+    "The file is too large: 1,000,001 bytes is more than the 1,000,000 bytes that the server takes.",
+  );
   assert.equal(refusedByItself({ name: "A.CSV", size: 1 }, 1_000_000), null);
 });
 
@@ -32,6 +36,12 @@ test("each trouble has a sentence of its own", () => {
   ];
   assert.equal(new Set(all.map((each) => each?.what)).size, all.length);
   for (const each of all) assert.ok(each !== null && each.next.length > 20 && each.again.length > 0);
+});
+
+test("what has no sentence here is said in the server's own, then what to do", () => {
+  const { what, next } = by("INTERNAL_ERROR", 500);
+  assert.equal(what, "title");
+  assert.ok(next.startsWith("detail "));
 });
 
 test("Retry-After is kept to", () => {

@@ -1,7 +1,7 @@
 /** Why a file could not be sent, and what to do next: one sentence each, and whether sending it again makes sense. */
 
 import { Refusal, UNREACHED } from "../api/client.ts";
-import { bytes } from "../feel/words.ts";
+import { bytes, plural } from "../feel/words.ts";
 
 export interface Refused {
   /** A word for tests and styles. */
@@ -21,6 +21,8 @@ const refused = (kind: string, what: string, next: string, again = "Try again", 
   again,
   waitSeconds,
 });
+
+const exactly = (size: number) => plural(size, "byte");
 
 const TEXT_NAMES = /\.(csv|tsv|txt)$/i;
 
@@ -47,10 +49,11 @@ export function refusedByItself(file: { name: string; size: number }, mostBytes:
 }
 
 function tooLarge(size: number, most: number | null): Refused {
-  const limit = most === null ? "the server takes" : `the ${bytes(most)} that the server takes`;
+  const say = most !== null && bytes(size) === bytes(most) ? exactly : bytes;
+  const limit = most === null ? "the server takes" : `the ${say(most)} that the server takes`;
   return refused(
     "too-large",
-    `The file is too large: ${bytes(size)} is more than ${limit}.`,
+    `The file is too large: ${say(size)} is more than ${limit}.`,
     "Split the file and send its parts.",
   );
 }
@@ -141,8 +144,8 @@ export function refusedByServer(refusal: Refusal, file: { size: number }, online
       }
       return refused(
         `http-${refusal.status}`,
-        refusal.detail || `The server refused the file (${refusal.code}).`,
-        "The file is still here: try again, and tell an engineer the time if it stays so.",
+        refusal.title || `The server refused the file (${refusal.code}).`,
+        `${refusal.detail} The file is still here: try again, and tell an engineer the time if it stays so.`.trim(),
         "Try again",
         wait,
       );

@@ -17,6 +17,9 @@ test("the verdicts are said word for word", () => {
 
 test("a rate just above the budget has as many decimals as show it", () => {
   assert.equal(rejected(10_001, 100_000), "Batch Rejected. Error Rate 10.001% > 10% Budget.");
+  assert.equal(rejected(133, 400), "Batch Rejected. Error Rate 33.2% > 10% Budget.", "a half goes to the even digit");
+  assert.equal(rejected(135, 400), "Batch Rejected. Error Rate 33.8% > 10% Budget.");
+  assert.equal(rejected(10_000_001, 100_000_000), "Batch Rejected. Error Rate 10.000001% > 10% Budget.");
   assert.equal(rejected(1, 3, 0), "Batch Rejected. Error Rate 33.3% > 0% Budget.");
 });
 
