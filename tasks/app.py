@@ -45,6 +45,8 @@ def configure(settings: Settings) -> Celery:
         broker_connection_retry_on_startup=True,
         # The default gives up after 100 tries, and the worker with it.
         broker_connection_max_retries=None,
+        # A broker that is full refuses what a worker writes as it connects: without this the worker ends.
+        broker_channel_error_retry=True,
         result_backend=None,
         task_ignore_result=True,
         task_serializer="json",

@@ -29,6 +29,7 @@ KINDS: tuple[Callable[[], Fault], ...] = (
     broker.BrokerDown,
     broker.BrokerHung,
     broker.BrokerFull,
+    broker.WorkerStartsAtFull,
     broker.BrokerNeverBack,
     lambda: database.StopDatabase(signal.SIGQUIT, "PostgreSQL stopped immediately in COPY"),
     lambda: database.StopDatabase(signal.SIGINT, "PostgreSQL restarted in COPY"),

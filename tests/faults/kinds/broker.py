@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import time
 
 import psutil
@@ -11,7 +12,7 @@ import redis
 
 from tests.faults.rounds import Fault
 from tests.faults.scene import Scene
-from tests.faults.stack import is_gone, kill, still, until
+from tests.faults.stack import Worker, is_gone, kill, still, until
 
 UPLOADS = 3
 
@@ -106,6 +107,38 @@ class BrokerFull(Fault):
                     scene.upload()
                 scene.wait(self.within)
                 scene.fired.append(f"{UPLOADS} batches completed while the broker refused every write")
+
+    def heal(self, scene: Scene) -> None:
+        until(scene.stack.answers, 60, "the broker answers")
+        scene.stack.broker.config_set("maxmemory", 0)
+
+
+class WorkerStartsAtFull(Fault):
+    """A worker that starts, or connects again, while the broker refuses every write: it stays, and works all the same."""
+
+    name = "a worker starts while Redis is full"
+    outage = True
+
+    def inject(self, scene: Scene) -> None:
+        stack = scene.stack
+        stack.broker.config_set("maxmemory", 1)
+        stack.beta.end(signal.SIGKILL)
+        began = stack.beta.log.stat().st_size
+        scene.strike()
+        stack.beta = Worker(stack, "beta")
+        stack.beta.wait_until_ready()
+        until(
+            lambda: b"OutOfMemoryError" in stack.beta.log.read_bytes()[began:], 30, "the worker meets the full broker"
+        )
+        scene.fired.append("a worker was refused by the broker while it connected")
+        for _ in range(UPLOADS):
+            scene.upload()
+        scene.wait(self.within)
+        # One that gives up takes a while to end.
+        time.sleep(3)
+
+    def outcome(self, scene: Scene) -> None:
+        assert scene.stack.beta.runs, "the worker has given up"
 
     def heal(self, scene: Scene) -> None:
         until(scene.stack.answers, 60, "the broker answers")
