@@ -31,6 +31,7 @@ MOST_SECONDS = 30.0
 """A run of beat's looks at so many files, or for so long; the next one goes on behind them."""
 _TOGETHER = 500
 _MOST_FAILURES = 3
+"""So many files that cannot be removed end a run: then it is the store that fails."""
 _REMOVAL_SECONDS = 600.0
 """An object store may take long to set a large file aside, and until it has the lock must hold."""
 

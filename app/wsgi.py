@@ -21,10 +21,9 @@ def build() -> Flask:
     from redis.retry import Retry
 
     from app import logs, pause
-    from app.api.application import IDLE_SECONDS, POOL_SIZE, create_app
+    from app.api.application import create_app, open_connections
     from app.settings import Settings
     from app.store import hinting
-    from app.store.database import open_engine
     from monitoring.tracing import open_tracing
     from tasks.app import QUEUES, configure
     from tasks.hints import Hinter
@@ -32,7 +31,7 @@ def build() -> Flask:
     settings = Settings.load()
     logs.configure(settings.env)
     pause.use(settings.pause_folder)
-    engine = open_engine(settings.require_database_url(), pool_size=POOL_SIZE, idle_seconds=IDLE_SECONDS)
+    engine = open_connections(settings)
 
     def forget_hint(batch_id: UUID) -> None:
         with engine.begin() as connection:
@@ -63,7 +62,7 @@ def build() -> Flask:
     tracing = open_tracing(settings.otel_endpoint, service="dragonfly-web", environment=settings.env)
     if tracing is not None:
         atexit.register(tracing.close)
-        traced = {"uploaded": tracing.uploaded}
+        traced = {"tell_of_upload": tracing.uploaded}
     return create_app(
         settings,
         hinter.enqueue,

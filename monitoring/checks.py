@@ -121,7 +121,7 @@ def schema_cache(scene: Scene) -> Finding:
 
 
 def ledger(scene: Scene) -> Finding:
-    """The books of finished batches: the last hour's, those that were wrong in the last run, and the older ones in turn.
+    """The books of finished batches: the last hour's, those that contradict themselves or were wrong before, and the older ones in turn.
 
     Where all older ones have no more than _LEDGER_ROWS rows together, each run counts all of them.
     """

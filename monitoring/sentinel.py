@@ -56,18 +56,19 @@ class Sentinel:
         timestamp = dt.datetime.now(dt.UTC)
         url = self.settings.database_url
         if url is None:
-            problem = f"DATABASE_URL is not set and no local stack runs on {self.settings.home}"
+            reason, problem = _NO_DATABASE, f"DATABASE_URL is not set and no local stack runs on {self.settings.home}"
         else:
             engine = open_single(url, idle_seconds=IDLE_SECONDS)
             try:
                 scene = bounded.call(lambda: self._look_around(engine))
                 return Report(scene.now, self.settings.env, _judge_all(only, scene))
             except Exception as trouble:
-                problem = _SENTENCES.get(_sqlstate(trouble), f"{_NO_DATABASE} ({_reason(trouble)})")
+                known = _SENTENCES.get(_sqlstate(trouble))
+                reason, problem = known or _NO_DATABASE, known or f"{_NO_DATABASE} ({_reason(trouble)})"
         findings = [
             broker_finding(self.broker)
             if name == "broker"
-            else _cannot_run(name, problem if name == "database" or problem in _SENTENCES.values() else _NO_DATABASE)
+            else _cannot_run(name, problem if name == "database" else reason)
             for name in CHECKS
             if name in only
         ]

@@ -39,10 +39,10 @@ from monitoring.collector import FiguresCollector
 
 WEB_THREADS = 32
 """The threads of the web server; uploads take at most three quarters of them."""
-POOL_SIZE = WEB_THREADS
-IDLE_SECONDS = 600.0
-"""So long the database waits for a web server that stands still; an object store may take minutes over a large file."""
+_POOL_SIZE = WEB_THREADS
 """One for each thread: receiving a file holds a connection while an object store copies it."""
+_IDLE_SECONDS = 600.0
+"""So long the database waits for a web server that stands still; an object store may take minutes over a large file."""
 _OPEN_BLUEPRINTS = frozenset({"health", "docs", "sessions", "dashboard"})
 """They need no key; that of the sessions looks at the cookie by itself."""
 _STEADFAST_BLUEPRINTS = frozenset({"metrics"})
@@ -54,6 +54,11 @@ _DESCRIPTION = (
 )
 
 
+def open_connections(settings: Settings) -> Engine:
+    """The web server's connections. Raises SettingsError where DATABASE_URL is not set."""
+    return open_engine(settings.require_database_url(), pool_size=_POOL_SIZE, idle_seconds=_IDLE_SECONDS)
+
+
 def create_app(
     settings: Settings,
     enqueue: parts.Enqueue,
@@ -62,7 +67,7 @@ def create_app(
     blobs: Blobs | None = None,
     broker_state: Callable[[], bool] | None = None,
     queue_lengths: Callable[[], Mapping[str, int]] | None = None,
-    uploaded: parts.Uploaded = lambda *_, **__: None,
+    tell_of_upload: parts.TellOfUpload = lambda *_, **__: None,
     web_threads: int = WEB_THREADS,
     body_window_seconds: float = body.WINDOW_SECONDS,
     built: Path = dashboard.BUILT,
@@ -71,8 +76,8 @@ def create_app(
     """The application.
 
     ``enqueue`` hands a batch on and never blocks; ``broker_state`` says within a moment whether the broker answers, and
-    ``queue_lengths`` how many messages wait in each queue; it raises where the broker does not answer. ``uploaded`` is
-    told of every upload that was taken.
+    ``queue_lengths`` how many messages wait in each queue; it raises where the broker does not answer. ``tell_of_upload``
+    is told of every upload that was taken.
     ``body_window_seconds`` is the time over which a body has to keep its pace. ``built`` is the folder of the built front
     end, ``now`` the clock by which sessions expire. Raises SettingsError where sessions could not be signed.
     """
@@ -98,11 +103,11 @@ def create_app(
     )
     own = parts.Parts(
         settings=settings,
-        engine=engine or open_engine(settings.require_database_url(), pool_size=POOL_SIZE, idle_seconds=IDLE_SECONDS),
+        engine=engine or open_connections(settings),
         blobs=open_blobs(settings.storage) if blobs is None else blobs,
         enqueue=enqueue,
         upload_slots=Slots(max(1, web_threads * 3 // 4)),
-        uploaded=uploaded,
+        tell_of_upload=tell_of_upload,
         sessions=SessionCookies(settings.require_secret_key(), now),
     )
     parts.install(app, own)

@@ -23,7 +23,7 @@ Enqueue = Callable[[UUID, str], None]
 """Hands a batch id and its priority on; never blocks, and may drop it."""
 
 
-class Uploaded(Protocol):
+class TellOfUpload(Protocol):
     """Is told of every upload that was taken; must not wait, and must not raise."""
 
     def __call__(self, batch: batches.Batch, began: float, *, is_duplicate: bool) -> None:
@@ -39,7 +39,7 @@ class Parts:
     blobs: Blobs
     enqueue: Enqueue
     upload_slots: Slots
-    uploaded: Uploaded
+    tell_of_upload: TellOfUpload
     sessions: SessionCookies
 
 

@@ -45,7 +45,7 @@ def upload() -> Any:
     batch = receipt.batch
     if not receipt.is_duplicate:
         own.enqueue(batch.id, batch.priority)
-    own.uploaded(batch, began, is_duplicate=receipt.is_duplicate)
+    own.tell_of_upload(batch, began, is_duplicate=receipt.is_duplicate)
     location = url_for("batches.show", batch_id=str(batch.id))
     return receipt, _KNOWN if receipt.is_duplicate else _ACCEPTED, {"Location": location}
 

@@ -16,7 +16,11 @@ PIECE_BYTES = 128 * 1024
 
 
 class _BrokenOffError(Exception):
-    """Stands for what went wrong; it has no text but the kind."""
+    """Stands for what went wrong while the COPY is ended; its text is the kind alone."""
+
+    def __init__(self, problem: BaseException) -> None:
+        super().__init__(type(problem).__name__)
+        self.problem = problem
 
 
 @contextmanager
@@ -25,16 +29,11 @@ def copy_in(cursor: psycopg.Cursor[Any], statement: str) -> Iterator[psycopg.Cop
 
     The server is told the kind of the exception, and the caller gets the exception itself.
     """
-    problem: BaseException | None = None
     try:
         with cursor.copy(statement.encode()) as copy:
             try:
                 yield copy
-            except BaseException as found:
-                problem = found
-                raise _BrokenOffError(type(found).__name__) from None
-    except (_BrokenOffError, psycopg.Error):
-        if problem is None:
-            raise
-        # Also where the server had its own reason by then: what went wrong first is what the caller is told.
-        raise problem from problem.__cause__
+            except BaseException as problem:
+                raise _BrokenOffError(problem) from None
+    except _BrokenOffError as broken:
+        raise broken.problem from broken.problem.__cause__

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -21,7 +22,8 @@ from app.collector import Collected, Collector
 from app.engine.spool import Spool
 from app.settings import Settings, SettingsError
 from app.store import judgments
-from app.store.blobs import BlobMissingError, Blobs, FolderBlobs, ObjectBlobs, key_of
+from app.store.blobs import BlobMissingError, Blobs, FolderBlobs, ObjectBlobs, StorageError, key_of
+from app.store.database import open_single
 from app.store.leftovers import Kind
 from app.store.upkeep import FolderUpkeep, ObjectUpkeep, Stored, Upkeep
 from app.workshop import Workshop
@@ -219,6 +221,28 @@ class TestABoundedRun:
         assert look.count("ops.leftovers") == 0
 
 
+class TestAFileThatCannotBeRemoved:
+    @pytest.mark.parametrize(("failing", "stays"), [(2, 2), (3, 5)])
+    def test_keeps_nobody_from_the_others_unless_it_is_the_store_that_fails(
+        self, folder: Place, database: Engine, failing: int, stays: int
+    ) -> None:
+        Sender(database, folder.blobs)(CONTENT)
+        hashes = sorted(folder.orphan(b"orphan %d" % number).rpartition("/")[2] for number in range(5))
+        store = Failing(folder.upkeep, set(hashes[:failing]))
+        with pytest.raises(StorageError) if failing == 3 else nullcontext():
+            Collector(database, store, older_than=ANY_AGE).run()  # type: ignore[arg-type]
+        assert len(folder.keys()) == 1 + stays
+
+    def test_the_lock_holds_for_longer_than_other_transactions_where_a_store_takes_its_time(
+        self, folder: Place, database: Engine, service_url: str
+    ) -> None:
+        batch = Sender(database, folder.blobs)(CONTENT)
+        folder.orphan(b"orphan")
+        slow = Slow(folder.upkeep)
+        Collector(open_single(service_url, idle_seconds=1), slow, older_than=ANY_AGE).run()  # type: ignore[arg-type]
+        assert folder.keys() == {batch.storage_key}
+
+
 class OnlyBlobs:
     """A store in which nothing is on its way in: of any age, what is being received would be removed there too."""
 
@@ -230,6 +254,27 @@ class OnlyBlobs:
 
     def arrivals(self) -> Iterator[Stored]:
         return iter(())
+
+
+class Failing(OnlyBlobs):
+    """A store that cannot remove some of its files."""
+
+    def __init__(self, upkeep: Upkeep, hashes: set[str]) -> None:
+        super().__init__(upkeep)
+        self._hashes = hashes
+
+    def set_aside(self, file_hash: str) -> None:
+        if file_hash in self._hashes:
+            raise StorageError("could not set a file aside")
+        self._upkeep.set_aside(file_hash)
+
+
+class Slow(OnlyBlobs):
+    """A store that takes 1.5 s to set a file aside."""
+
+    def set_aside(self, file_hash: str) -> None:
+        time.sleep(1.5)
+        self._upkeep.set_aside(file_hash)
 
 
 class Halting(OnlyBlobs):

@@ -202,6 +202,16 @@ class TestFolder:
             f"rename {KEY}",
             f"fsync {Path(KEY).parent}",
         ]
+        # Whoever made the folders may have died before they were durable.
+        first, done[:] = done[:], []
+        kept(store)
+        assert done == first
+
+    def test_a_folder_that_is_not_mounted_has_lost_no_file(self, folder: Path) -> None:
+        """Whoever starts beside an empty mount point makes "incoming" there."""
+        with pytest.raises(StorageError, match="is not there") as problem:
+            list(FolderBlobs(folder).read(KEY))
+        assert not isinstance(problem.value, BlobMissingError)
 
     @pytest.mark.parametrize("size", [10_000, 10_000_000])
     def test_a_full_disk_is_said_and_leaves_nothing(self, folder: Path, size: int) -> None:

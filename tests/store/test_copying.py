@@ -49,6 +49,19 @@ def test_the_servers_own_refusal_reaches_the_caller_as_it_is(service_url: str, d
             copy.write(b"a\na\n")
 
 
+def test_what_went_wrong_first_is_told_where_the_server_refuses_too(service_url: str, database: Engine) -> None:
+    def break_off(connection: psycopg.Connection) -> None:
+        with copy_in(connection.cursor(), "COPY once FROM STDIN") as copy:
+            # So many that the server has met the second one by now.
+            copy.write(b"a\n" * 100_000)
+            raise ZeroDivisionError
+
+    with psycopg.connect(service_url) as connection:
+        connection.execute("CREATE TEMPORARY TABLE once (word text PRIMARY KEY) ON COMMIT DROP")
+        with pytest.raises(ZeroDivisionError):
+            break_off(connection)
+
+
 def test_what_is_copied_stands(service_url: str, database: Engine) -> None:
     word = uuid4().hex
     with psycopg.connect(service_url) as connection:

@@ -6,6 +6,7 @@ import base64
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ from app.settings import Settings
 from tasks import hints, process
 from tasks.app import configure
 from tasks.hints import Hinter
+
+
+def assert_soon(condition: Callable[[], bool], within: float = 30) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

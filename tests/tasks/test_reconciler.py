@@ -6,7 +6,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ from tasks import process
 from tasks.reconciler import Reconciler, hand_over, sign_off
 from tests.conftest import Look, Sender
 from tests.factories import clean_file
-from tests.tasks.conftest import Queues, begun
+from tests.tasks.conftest import Queues, assert_soon, begun
 
 
 @contextmanager
@@ -39,13 +39,6 @@ def reconciling(celery: Celery) -> Iterator[Reconciler]:
         for thread in threading.enumerate():
             if thread.name == "ingest":
                 thread.join(20)
-
-
-def assert_soon(condition: Callable[[], bool], within: float = 30) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def hinted(look: Look, seconds: int | None) -> None:
@@ -207,6 +200,10 @@ class TestWithoutADatabase:
 
 
 class TestAWorkerThatStandsStill:
+    def test_the_server_ends_each_of_its_short_transactions(self, celery: Celery) -> None:
+        with process.engine().begin() as connection:
+            assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "1min"
+
     def test_it_holds_no_batch_for_longer_than_its_transaction_may_idle(
         self, celery: Celery, send: Sender, look: Look, monkeypatch: pytest.MonkeyPatch
     ) -> None:

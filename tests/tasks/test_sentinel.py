@@ -13,8 +13,7 @@ from monitoring import bounded
 from tasks import canary
 from tasks.sentinel import Watch
 from tests.conftest import Look
-from tests.tasks.conftest import Queues, begun
-from tests.tasks.test_reconciler import assert_soon
+from tests.tasks.conftest import Queues, assert_soon, begun
 
 
 def test_a_database_that_hangs_over_the_canary_keeps_no_check_from_running(

@@ -113,11 +113,10 @@ class BrokerFull(Fault):
         scene.stack.broker.config_set("maxmemory", 0)
 
 
-class WorkerStartsAtFull(Fault):
+class WorkerStartsAtFull(BrokerFull):
     """A worker that starts, or connects again, while the broker refuses every write: it stays, and works all the same."""
 
     name = "a worker starts while Redis is full"
-    outage = True
 
     def inject(self, scene: Scene) -> None:
         stack = scene.stack
@@ -139,10 +138,6 @@ class WorkerStartsAtFull(Fault):
 
     def outcome(self, scene: Scene) -> None:
         assert scene.stack.beta.runs, "the worker has given up"
-
-    def heal(self, scene: Scene) -> None:
-        until(scene.stack.answers, 60, "the broker answers")
-        scene.stack.broker.config_set("maxmemory", 0)
 
 
 class BrokerNeverBack(Fault):

@@ -15,7 +15,6 @@ import { Gone, Tile } from "./Tile";
 const Chart = part(() => import("./Chart"), "Loading the chart …");
 const [WEEK, MONTH] = [7 * 86_400, 30 * 86_400];
 
-const sayPercent = (value: number) => percent(value);
 const whenDay = (seconds: number) => new Date(seconds * 1000).toISOString().slice(0, 10);
 
 export function Distribution({ span }: { span: SpanName }) {
@@ -107,7 +106,7 @@ export function Trends() {
         </p>
       )}
       {items.length > 0 && (
-        <Chart title={`Error rate by ${period}`} unit="% of rows" times={chart.times} step={period === "week" ? WEEK : MONTH} lines={chart.lines} say={sayPercent} when={whenDay} inUtc>
+        <Chart title={`Error rate by ${period}`} unit="% of rows" times={chart.times} step={period === "week" ? WEEK : MONTH} lines={chart.lines} say={percent} when={whenDay} inUtc>
           <table className="plain">
             <thead>
               <tr>

@@ -16,7 +16,6 @@ const HOUR_MS = 3_600_000;
 
 const whenShort = (seconds: number) => local(new Date(seconds * 1000).toISOString()).slice(0, 16);
 const sayCount = (value: number) => count(Math.round(value));
-const sayPercent = (value: number) => percent(value);
 
 export function Throughput({ span }: { span: SpanName }) {
   const { data, isError, refetch } = useQuery({
@@ -84,7 +83,7 @@ export function Throughput({ span }: { span: SpanName }) {
           </Chart>
         </section>
         <section className="tile">
-          <Chart title={`Error rate per ${shown.per}`} unit="% of rows" times={shown.times} step={shown.step} lines={shown.rates} say={sayPercent} when={whenShort}>
+          <Chart title={`Error rate per ${shown.per}`} unit="% of rows" times={shown.times} step={shown.step} lines={shown.rates} say={percent} when={whenShort}>
             {table}
           </Chart>
         </section>
