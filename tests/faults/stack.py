@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -87,7 +88,7 @@ class Worker:
         command = [sys.executable, "-m", "celery", "--quiet", "-A", "tasks.worker", "worker"]
         ready = stack.home.with_name(f"{name}.ready")
         ready.unlink(missing_ok=True)
-        with self.log.open("ab") as log:
+        with self._written_down() as log:
             self.process = spawn(
                 [*command, "--concurrency", str(concurrency)],
                 env={
@@ -100,6 +101,16 @@ class Worker:
                 output=log,
             )
         self._ready = ready
+
+    @contextmanager
+    def _written_down(self) -> Iterator[int]:
+        """A pipe whose end is this process's log file: what a fault refuses to the worker's own files costs no line of it."""
+        read, write = os.pipe()
+        threading.Thread(target=_copy, args=(read, self.log), daemon=True).start()
+        try:
+            yield write
+        finally:
+            os.close(write)
 
     def wait_until_ready(self) -> None:
         until(lambda: self._ready.exists() or not self.runs, 60, "the second worker ready")
@@ -125,6 +136,13 @@ class Worker:
         if self.runs:
             self.process.send_signal(how)
         return self.process.wait(within)
+
+
+def _copy(read: int, log: Path) -> None:
+    """Until nobody writes any more."""
+    with os.fdopen(read, "rb", buffering=0) as source, log.open("ab", buffering=0) as file:
+        while part := source.read(1 << 16):
+            file.write(part)
 
 
 class Stack(Pipeline):
