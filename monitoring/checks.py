@@ -62,7 +62,8 @@ class Scene:
     """What a check may look at. ``now`` and ``started_at`` are by the database's clock.
 
     ``grace_seconds`` after ``started_at``, a check without data is no longer one that waits for them; ``start_is_known``
-    where older data are those of an earlier stack. ``previous`` has the findings of the last recorded run, by name.
+    where older data are those of an earlier stack. ``answers_since`` is when the database was found to answer again, where
+    it was seen not to: nobody could give it a sign of life before. ``previous`` has the findings of the last recorded run, by name.
     """
 
     settings: Settings
@@ -72,6 +73,7 @@ class Scene:
     started_at: dt.datetime
     grace_seconds: float
     start_is_known: bool = False
+    answers_since: dt.datetime | None = None
     broker: Broker | None = None
     schema_cache: SchemaCache | None = None
     local_disk_free_percent: float | None = None
@@ -81,6 +83,12 @@ class Scene:
     def begins(self) -> bool:
         """Whether data that are not there yet may still come."""
         return (self.now - self.started_at).total_seconds() < self.grace_seconds
+
+    def excuses(self, check: str, seconds: float) -> bool:
+        """Whether a silence longer than ``seconds`` may be that of the database, and no incident that was there before."""
+        if self.answers_since is None or (self.now - self.answers_since).total_seconds() > seconds:
+            return False
+        return self.previous.get(check, {}).get("level") != Level.CRITICAL.value
 
 
 def database(scene: Scene) -> Finding:
@@ -205,6 +213,9 @@ def workers(scene: Scene) -> Finding:
         "alive": len(alive),
         "dead": [{"worker": worker.name, "silent_seconds": round(worker.silent_seconds)} for worker in dead],
     }
+    if dead and scene.excuses("workers", limit):
+        message = f"Waiting for {len(dead)} of {len(alive) + len(dead)} workers: the database was away"
+        return Finding("workers", Level.HEALTHY, message, {**details, "waiting": True})
     if dead:
         longest = max(worker.silent_seconds for worker in dead)
         message = f"{len(dead)} of {len(alive) + len(dead)} workers dead: silent for {longest:.0f}s > {limit:g}s"
@@ -227,6 +238,8 @@ def beat(scene: Scene) -> Finding:
         return Finding(BEAT, Level.HEALTHY, "Waiting for beat's first sign of life", {**details, "waiting": True})
     if silent is None:
         return Finding(BEAT, Level.CRITICAL, f"Beat has never been seen, a sign within {limit:g}s expected", details)
+    if silent > limit and scene.excuses(BEAT, limit):
+        return Finding(BEAT, Level.HEALTHY, "Waiting for beat: the database was away", {**details, "waiting": True})
     if silent > limit:
         return Finding(BEAT, Level.CRITICAL, f"Beat silent for {silent:.0f}s > {limit:g}s", details)
     return Finding(BEAT, Level.HEALTHY, f"Beat was seen {silent:.0f}s ago", details)
@@ -414,6 +427,8 @@ def _canary_finding(scene: Scene, alive: Sequence[watch.SeenWorker], details: di
     out = watch.canaries(scene.connection)
     lost = [canary for canary in out if (canary.waiting_seconds or 0) > limit]
     details = {**details, "canaries": {canary.queue: canary.waiting_seconds for canary in out}}
+    if lost and scene.excuses("workers", limit):
+        return Finding("workers", Level.HEALTHY, f"{said}; waiting for canaries: the database was away", details)
     if lost:
         longest = max(canary.waiting_seconds or 0 for canary in lost)
         names = ", ".join(canary.queue for canary in lost)

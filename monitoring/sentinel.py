@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -37,7 +37,7 @@ _SENTENCES = {
 """By SQLSTATE, where PostgreSQL answers and the schema does not."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Sentinel:
     """The sentinel of one process.
 
@@ -50,6 +50,10 @@ class Sentinel:
     interval_seconds: float
     broker: Broker | None = None
     begun: float | None = None
+    _is_away: bool = field(default=False, init=False)
+    """Whether the database did not answer when it was asked last."""
+    _back_at: dt.datetime | None = field(default=None, init=False)
+    """When it was found to answer again, by its own clock."""
 
     def run(self, only: Collection[str] = tuple(CHECKS)) -> Report:
         """Run the checks, these only, and record nothing. Never raises: what cannot run is CRITICAL with its reason."""
@@ -63,6 +67,7 @@ class Sentinel:
                 scene = bounded.call(lambda: self._look_around(engine))
                 return Report(scene.now, self.settings.env, _judge_all(only, scene))
             except Exception as trouble:
+                self.miss_database()
                 known = _SENTENCES.get(_sqlstate(trouble))
                 reason, problem = known or _NO_DATABASE, known or f"{_NO_DATABASE} ({_reason(trouble)})"
         findings = [
@@ -73,6 +78,10 @@ class Sentinel:
             if name in only
         ]
         return Report(timestamp, self.settings.env, findings)
+
+    def miss_database(self) -> None:
+        """The database did not answer: whoever is silent when it does again is given the time to speak."""
+        self._is_away = True
 
     def watch(self) -> Report:
         """Run all checks and record what changed, its alerts included; without PostgreSQL, tell so at once. Never raises."""
@@ -121,6 +130,8 @@ class Sentinel:
             now = watch.clock(connection)
             last = sentinel.last_run(connection)
             known_start = self._known_start(now)
+            if self._is_away:
+                self._is_away, self._back_at = False, now
             return Scene(
                 settings=self.settings,
                 engine=engine,
@@ -128,6 +139,7 @@ class Sentinel:
                 now=now,
                 started_at=known_start or sentinel.first_sign_at(connection) or now,
                 start_is_known=known_start is not None,
+                answers_since=self._back_at,
                 grace_seconds=2 * self.interval_seconds,
                 broker=self.broker,
                 schema_cache=self._schema_cache(),

@@ -25,7 +25,7 @@ def answer(queue: str) -> None:
 
 
 def send(celery: Celery, engine: Engine) -> None:
-    """Send one round every queue and note it; nothing where the broker does not take it within its timeouts.
+    """Send one round every queue and note which the broker has taken within its timeouts, and which it has not.
 
     Raises SQLAlchemyError.
     """
@@ -44,3 +44,4 @@ def send(celery: Celery, engine: Engine) -> None:
     with engine.begin() as connection:
         for queue in taken:
             watch.canary_sent(connection, queue)
+        watch.canaries_held_up(connection, [queue for queue in QUEUES if queue not in taken])

@@ -68,14 +68,21 @@ class Watch:
         self._looked = now
         if self._thread is not None and self._thread.is_alive():
             return
-        with process.engine().begin() as connection:
-            last = sentinel.last_run(connection)
-            due = (last is None or last.age_seconds > self._patience) and watch.take_turn(
-                connection, _TURN, seconds=self._interval
-            )
+        try:
+            due = self._is_due()
+        except SQLAlchemyError:
+            self._sentinel.miss_database()
+            raise
         if due:
             log.warning("nobody has run the sentinel: standing in")
             self._start(self._round_and_alerts)
+
+    def _is_due(self) -> bool:
+        with process.engine().begin() as connection:
+            last = sentinel.last_run(connection)
+            return (last is None or last.age_seconds > self._patience) and watch.take_turn(
+                connection, _TURN, seconds=self._interval
+            )
 
     def _start(self, work: Callable[[], None]) -> None:
         self._thread = threading.Thread(target=work, name="sentinel", daemon=True)

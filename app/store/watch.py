@@ -326,6 +326,19 @@ def canary_sent(connection: Connection, queue: str) -> None:
     )
 
 
+def canaries_held_up(connection: Connection, queues: Sequence[str]) -> None:
+    """The broker takes none of these queues: a canary that is out could not come back either, its time begins anew."""
+    connection.execute(
+        text(
+            """
+            UPDATE ops.canaries SET sent_at = clock_timestamp()
+            WHERE queue = ANY (:queues) AND (answered_at IS NULL OR answered_at < sent_at)
+            """
+        ),
+        {"queues": list(queues)},
+    )
+
+
 def canary_answered(connection: Connection, queue: str, worker: str) -> None:
     """A worker has met the canary of a queue."""
     connection.execute(

@@ -299,6 +299,7 @@ def test_nothing_else_was_told(watched: Watched) -> None:
     """Every incident has its two messages, and no message names a cell or a file."""
     done = watched.pipeline.command("sentinel")
     assert done.returncode == 0, done.stdout
+    print(*watched.discord.shown, sep="\n")
     told = "".join(str(request.body) for request in watched.discord.received)
     for secret in ("W-0", "Ada Marlow", "upload.csv", "Harrow"):
         assert secret not in told
@@ -306,4 +307,4 @@ def test_nothing_else_was_told(watched: Watched) -> None:
     told_twice = {"workers"}
     for check in CHECKS:
         incidents = 2 if check in told_twice else 1
-        assert watched.titles(check) == ["raised", "recovered"] * incidents, (check, watched.discord.shown)
+        assert watched.titles(check) == ["raised", "recovered"] * incidents, check

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import json
 import time
 from typing import Any
 
@@ -10,10 +13,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from app.settings import Limit
+from app.settings import Limit, Settings
 from monitoring.checks import CHECKS
 from monitoring.discord import Webhook
 from monitoring.report import Finding, Level
+from monitoring.sentinel import Sentinel
 from tests.monitoring.conftest import Find, Left
 
 HEALTHY, WARNING, CRITICAL = Level.HEALTHY, Level.WARNING, Level.CRITICAL
@@ -271,6 +275,63 @@ class TestWorkers:
         now = time.monotonic()
         assert said(find("workers", begun=now - 10)) == (HEALTHY, "1 worker alive; waiting for the first canary")
         assert find("workers", begun=now - 130).message == "1 worker alive, but no canary goes round the queues"
+
+
+class TestAfterTheDatabaseWasAway:
+    """Nobody could give it a sign of life: who is silent when it is back has the threshold's time to speak."""
+
+    @pytest.fixture
+    def watching(self, settings: Settings, left: Left) -> Sentinel:
+        """A sentinel whose last run found no database."""
+        left.first_run()
+        watching = Sentinel(
+            settings=dataclasses.replace(settings, database_url="postgresql://nobody@127.0.0.1:1/nowhere"),
+            interval_seconds=60,
+        )
+        assert watching.run(["database"]).findings[0].level is CRITICAL
+        watching.settings = settings
+        return watching
+
+    @staticmethod
+    def later(watching: Sentinel, seconds: float) -> None:
+        """As if the database had answered for so long."""
+        watching.run(["database"])
+        assert watching._back_at is not None
+        watching._back_at -= dt.timedelta(seconds=seconds)
+
+    def test_no_worker_is_dead_until_it_could_speak(self, left: Left, watching: Sentinel) -> None:
+        left.worker("host/1-aa/", silent_seconds=300)
+        left.worker("host/2-bb/")
+        (finding,) = watching.run(["workers"]).findings
+        assert said(finding) == (HEALTHY, "Waiting for 1 of 2 workers: the database was away")
+        self.later(watching, 31)
+        assert watching.run(["workers"]).findings[0].level is CRITICAL
+
+    def test_beat_is_not_dead_until_it_could_speak(self, left: Left, watching: Sentinel) -> None:
+        left.heartbeat("beat", silent_seconds=300)
+        (finding,) = watching.run(["beat"]).findings
+        assert said(finding) == (HEALTHY, "Waiting for beat: the database was away")
+        self.later(watching, 61)
+        assert watching.run(["beat"]).findings[0].level is CRITICAL
+
+    def test_no_canary_is_lost_whose_return_could_not_be_noted(self, left: Left, watching: Sentinel) -> None:
+        left.worker()
+        left.canary("low", out_seconds=300)
+        (finding,) = watching.run(["workers"]).findings
+        assert said(finding) == (HEALTHY, "1 worker alive; waiting for canaries: the database was away")
+        self.later(watching, 181)
+        assert watching.run(["workers"]).findings[0].level is CRITICAL
+
+    @pytest.mark.parametrize("check", ["workers", "beat"])
+    def test_an_incident_from_before_is_not_told_to_be_over(self, left: Left, watching: Sentinel, check: str) -> None:
+        left.worker(silent_seconds=300)
+        left.heartbeat("beat", silent_seconds=300)
+        left.do(
+            "INSERT INTO ops.sentinel_runs (started_at, duration_ms, environment, host, overall_status, findings)"
+            " VALUES (now(), 1, 'dev', 'host', 'critical', CAST(:findings AS jsonb))",
+            findings=json.dumps([{"check": check, "level": "CRITICAL", "message": "dead", "details": {}}]),
+        )
+        assert watching.run([check]).findings[0].level is CRITICAL
 
 
 class TestBeat:

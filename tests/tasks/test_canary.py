@@ -1,0 +1,52 @@
+"""How long a canary counts as out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from celery import Celery
+from sqlalchemy import Engine
+
+from app.settings import Settings
+from app.store import watch
+from tasks import canary
+from tasks.app import QUEUES
+from tests.conftest import Look
+from tests.tasks.conftest import begun
+
+
+@pytest.fixture
+def out_for_long(database: Engine, look: Look) -> Engine:
+    """A canary in each queue that left an hour ago; that of one queue has come back."""
+    with database.begin() as connection:
+        for queue in QUEUES:
+            watch.canary_sent(connection, queue)
+    look.change("UPDATE ops.canaries SET sent_at = sent_at - interval '1 hour'")
+    with database.begin() as connection:
+        watch.canary_answered(connection, "low", "host/1-aa/")
+    return database
+
+
+def waiting(database: Engine) -> dict[str, float | None]:
+    """Seconds by queue."""
+    with database.begin() as connection:
+        return {one.queue: one.waiting_seconds for one in watch.canaries(connection)}
+
+
+def test_one_that_does_not_come_back_keeps_its_time_when_the_next_is_sent(celery: Celery, out_for_long: Engine) -> None:
+    canary.send(celery, out_for_long)
+    out = waiting(out_for_long)
+    assert {queue for queue, seconds in out.items() if (seconds or 0) > 3_000} == set(QUEUES) - {"low"}
+    assert out["low"] is not None, "the next one is out"
+
+
+def test_while_the_broker_takes_none_its_time_does_not_count(
+    settings: Settings, out_for_long: Engine, dead_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = dataclasses.replace(settings, redis_url=f"redis://127.0.0.1:{dead_port}/0")
+    with begun(away, monkeypatch) as celery:
+        canary.send(celery, out_for_long)
+    out = waiting(out_for_long)
+    assert out["low"] is None, "it has come back, and no other has left"
+    assert all(0 <= (seconds or 0) < 60 for seconds in out.values())
