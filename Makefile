@@ -49,8 +49,9 @@ $(BUILT): $(STAMP) $(DASHBOARD_SOURCES)
 up: $(STAMP) $(BUILT)
 	@exec $(BIN)/dragonfly up $(ARGS)
 
-# Three at a time: most tests wait for servers, and two cores are half idle with two. A file stays together, for it shares its servers; the long ones of whole stacks
-# come first, as they are found. The seed is one for all, so that all find the tests in the same order.
+# Three at a time: most tests wait for servers, and two cores are half idle with two. A file stays together, for it shares
+# its servers; the long ones of whole stacks come first, as they are found. The seed is one for all, so that all find the
+# tests in the same order.
 test: $(STAMP) $(BUILT)
 	@PYTHONHASHSEED=$${PYTHONHASHSEED:-$$(date +%s)} exec $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 

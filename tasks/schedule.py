@@ -52,7 +52,8 @@ class SingleScheduler(PersistentScheduler):  # type: ignore[misc]
         return _STANDBY_SECONDS
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Give the lock up, and with it the sentinel."""
+        self._watch.pause()
         super().close()
         if self._connection is not None:
             self._connection.close()

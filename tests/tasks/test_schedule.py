@@ -13,10 +13,11 @@ from celery import Celery
 
 from app.local.postgres import Postgres
 from app.settings import Settings, SettingsError
+from tasks import process
 from tasks.app import WATCH_QUEUE
 from tasks.schedule import SingleScheduler
 from tests.conftest import Look
-from tests.tasks.conftest import Queues, begun
+from tests.tasks.conftest import Queues, assert_soon, begun
 
 SCHEDULE = {
     "often": {"task": "dragonfly.forget_gone_workers", "schedule": 0.05, "options": {"queue": WATCH_QUEUE}},
@@ -81,6 +82,22 @@ def test_the_other_takes_over_when_the_first_is_gone(beats: Beats, queues: Queue
     one.close()
     beats.open.remove(one)
     assert beats.fires(two, queues) > 0
+
+
+def test_the_sentinel_goes_with_the_lock(
+    celery: Celery, tmp_path: Path, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frequent = dataclasses.replace(process.settings(), sentinel_interval_seconds=0.1)
+    monkeypatch.setattr(process, "_settings", frequent)
+    beat = SingleScheduler(app=celery, schedule_filename=str(tmp_path / "beat"))
+    beat.tick()
+    assert_soon(lambda: look.count("ops.sentinel_runs") > 1)
+    beat.close()
+    # A round that has begun ends.
+    time.sleep(1)
+    runs = look.count("ops.sentinel_runs")
+    time.sleep(1)
+    assert look.count("ops.sentinel_runs") == runs
 
 
 def test_one_whose_session_was_lost_asks_for_the_lock_again(beats: Beats, queues: Queues, look: Look) -> None:
