@@ -53,7 +53,7 @@ class SingleScheduler(PersistentScheduler):  # type: ignore[misc]
 
     def close(self) -> None:
         """Give the lock up, and with it the sentinel."""
-        self._watch.pause()
+        self._watch.end()
         super().close()
         if self._connection is not None:
             self._connection.close()

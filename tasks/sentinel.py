@@ -25,6 +25,7 @@ log = structlog.get_logger()
 STAND_IN_INTERVALS = 1.25
 """Without a run for so many intervals, a worker stands in."""
 _LOOK_SECONDS = 5.0
+_END_SECONDS = 2.0
 _TURN = "sentinel stand-in"
 
 
@@ -45,6 +46,7 @@ class Watch:
         # A connection for each use: one that is kept would wait for ever for a server that hangs.
         self._engine = open_single(process.settings().require_database_url(), idle_seconds=bounded.IDLE_SECONDS)
         self._at_work = threading.Event()
+        self._ended = threading.Event()
         self._told = threading.Event()
         self._looked = self._begun
         self._thread: threading.Thread | None = None
@@ -59,6 +61,14 @@ class Watch:
     def pause(self) -> None:
         """No further round until ``go``: another process has this work."""
         self._at_work.clear()
+
+    def end(self) -> None:
+        """No round any more; one that has begun is waited for, but not for long."""
+        self._ended.set()
+        self._at_work.set()
+        self._told.set()
+        if self._thread is not None:
+            self._thread.join(_END_SECONDS)
 
     def stand_in(self) -> None:
         """Begin one round where the last on record is too old, unless another worker does. Raises SQLAlchemyError."""
@@ -89,18 +99,17 @@ class Watch:
         self._thread.start()
 
     def _keep(self) -> None:
-        while True:
-            self._at_work.wait()
+        while self._at_work.wait() and not self._ended.is_set():
             began = time.monotonic()
             self._round()
-            time.sleep(max(0.0, began + self._interval - time.monotonic()))
+            self._ended.wait(max(0.0, began + self._interval - time.monotonic()))
 
     def _keep_delivering(self) -> None:
         """Beside the rounds: a webhook that hangs delays no check."""
-        while True:
+        while not self._ended.is_set():
             self._told.wait(self._interval)
             self._told.clear()
-            if self._at_work.is_set():
+            if self._at_work.is_set() and not self._ended.is_set():
                 self._sentinel.deliver()
 
     def _round_and_alerts(self) -> None:
