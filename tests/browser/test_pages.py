@@ -364,3 +364,29 @@ def test_a_session_that_has_ended_is_renewed_by_a_link_on_another_page(
     with page.expect_response(re.compile("/api/v1/intake/batches")):
         again.click()
     expect(dialog).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("address", "asked", "what"),
+    [
+        ("/batches", r"/intake/batches\?", "The batches"),
+        ("/batches/{batch}", r"/intake/batches/[^/]+$", "The batch"),
+        ("/batches/{batch}", r"/intake/batches/[^/]+/errors", "The rows"),
+        ("/judgments", r"/judgments(\?|$)", "The judgments"),
+        ("/ops", r"/ops/", "These figures"),
+    ],
+    ids=["batches", "batch", "rows", "judgments", "figures"],
+)
+def test_what_the_server_does_not_give_is_said_and_asked_for_again(
+    page: Page, samples: dict[str, str], address: str, asked: str, what: str
+) -> None:
+    unavailable = re.compile("/api/v1" + asked)
+    page.route(unavailable, lambda route: route.fulfill(status=503, headers={"Retry-After": "5"}, body=""))
+    page.goto(address.format(batch=samples["warned.csv"]))
+    alert = page.get_by_role("alert").filter(has_text=f"{what} cannot be loaded just now.")
+    alert.first.wait_for()
+    page.unroute(unavailable)
+    while alert.count():
+        alert.first.get_by_role("button", name="Try again").click()
+        page.wait_for_timeout(300)
+    expect(page.get_by_role("heading", level=1)).to_be_visible()

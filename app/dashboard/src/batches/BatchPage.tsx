@@ -9,6 +9,7 @@ import { Refusal, sentence, type Batch } from "../api/client";
 import { headersOf } from "../errors/cells";
 import { Moment } from "../feel/Moment";
 import { More } from "../feel/More";
+import { NotLoaded } from "../feel/NotLoaded";
 import { StateMark } from "../feel/StateMark";
 import { bytes, count } from "../feel/words";
 import { isFinished } from "../station/verdict";
@@ -38,11 +39,12 @@ export function BatchPage() {
         <h1>Batch</h1>
         {error === null ? (
           <p role="status">Loading …</p>
-        ) : (
+        ) : isUnknown ? (
           <p role="alert" className="refusal">
-            {isUnknown ? "There is no batch with this id." : "The batch cannot be loaded just now."}{" "}
-            {isUnknown ? <Link to="/batches">Look through all batches</Link> : <button type="button" onClick={() => void refetch()}>Try again</button>}
+            There is no batch with this id. <Link to="/batches">Look through all batches</Link>
           </p>
+        ) : (
+          <NotLoaded what="The batch" again={refetch} />
         )}
       </main>
     );

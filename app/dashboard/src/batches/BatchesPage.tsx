@@ -9,6 +9,7 @@ import { Refusal, sentence, type Batch } from "../api/client";
 import { SOURCES, STATES } from "../api/names";
 import { Moment } from "../feel/Moment";
 import { More } from "../feel/More";
+import { NotLoaded } from "../feel/NotLoaded";
 import { StateMark } from "../feel/StateMark";
 import { count, percent } from "../feel/words";
 
@@ -107,22 +108,14 @@ export function BatchesPage() {
       <p role="status" className="muted">
         {isPending ? "Loading …" : error !== null ? "" : `${count(items.length)}${hasNextPage ? "+" : ""} shown, newest first${isFetching ? " · looking again …" : ""}`}
       </p>
-      {error !== null && (
-        <p className="refusal" role="alert">
-          {error instanceof Refusal && error.status === 422 ? (
-            <>
-              {sentence(error)} <Link to="/batches">Show all batches</Link>.
-            </>
-          ) : (
-            <>
-              The batches cannot be loaded just now.{" "}
-              <button type="button" onClick={() => void refetch()}>
-                Try again
-              </button>
-            </>
-          )}
-        </p>
-      )}
+      {error !== null &&
+        (error instanceof Refusal && error.status === 422 ? (
+          <p className="refusal" role="alert">
+            {sentence(error)} <Link to="/batches">Show all batches</Link>.
+          </p>
+        ) : (
+          <NotLoaded what="The batches" again={refetch} />
+        ))}
       {data !== undefined && items.length === 0 && (
         <p className="empty">
           {isNarrowed ? (

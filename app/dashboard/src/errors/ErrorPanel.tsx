@@ -6,6 +6,7 @@ import { useId, useState } from "react";
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
 import { ROW_CODES } from "../api/names";
+import { NotLoaded } from "../feel/NotLoaded";
 import { part } from "../feel/Part";
 import { count, plural } from "../feel/words";
 import { cellsOf, columnsOf, countsOf, faultOf, rawOf, visible } from "./cells";
@@ -53,14 +54,7 @@ export function ErrorPanel({ batch, level }: { batch: Batch; level: 2 | 3 }) {
         <ErrorTable key={code ?? ""} batch={batch} code={code} level={level} />
       ) : (
         <>
-          {isError && (
-            <p className="refusal" role="alert">
-              The rows cannot be loaded just now.{" "}
-              <button type="button" onClick={() => void refetch()}>
-                Try again
-              </button>
-            </p>
-          )}
+          {isError && <NotLoaded what="The rows" again={refetch} />}
           <ol className="first-errors">
             {data?.items.map((error) => (
               <FirstError key={error.id} error={error} columns={columnsOf(batch)} />

@@ -10,6 +10,7 @@ import { memo, useEffect, useMemo, useRef, useState, type KeyboardEvent, type Re
 
 import * as calls from "../api/calls";
 import type { Batch, RowError } from "../api/client";
+import { NotLoaded } from "../feel/NotLoaded";
 import { keysAreOn } from "../feel/keys";
 import { count } from "../feel/words";
 import { cellsOf, columnsOf, faultOf, isBad, rawOf, textOf, visible } from "./cells";
@@ -89,17 +90,12 @@ export default function ErrorTable({ batch, code, level }: Props) {
   return (
     <>
       <p className="muted" role="status">
-        {isError
-          ? "The rows cannot be loaded just now."
-          : waiting || total === 0
+        {!isError &&
+          (waiting || total === 0
             ? `Loading the rows … ${count(loaded.length)}${total > 0 ? ` of ${count(total)}` : ""}`
-            : `${count(total)} rows. Arrow keys choose one, which is shown in full below.`}
-        {isError && (
-          <button type="button" onClick={() => void fetchNextPage()}>
-            Try again
-          </button>
-        )}
+            : `${count(total)} rows. Arrow keys choose one, which is shown in full below.`)}
       </p>
+      {isError && <NotLoaded what="The rows" again={fetchNextPage} />}
       <div className="grid-scroll" ref={scroller} tabIndex={0} role="region" aria-label="All refused rows" onKeyDown={onKeyDown}>
         <div role="table" aria-label="Refused rows" aria-rowcount={total + 1} aria-colcount={columns.length} className="grid" style={{ width }}>
           <div role="rowgroup" className="grid-head">

@@ -8,6 +8,7 @@ import * as calls from "../api/calls";
 import { Refusal } from "../api/client";
 import { Moment } from "../feel/Moment";
 import { More } from "../feel/More";
+import { NotLoaded } from "../feel/NotLoaded";
 import { count } from "../feel/words";
 
 const PAGE = 50;
@@ -56,14 +57,14 @@ export function JudgmentsPage() {
       <p role="status" className="muted">
         {isPending ? "Loading …" : data === undefined ? "" : `${count(items.length)}${hasNextPage ? "+" : ""} shown, newest first`}
       </p>
-      {error !== null && (
-        <p role="alert" className="refusal">
-          {error instanceof Refusal && error.status === 422 ? error.detail : "The judgments cannot be loaded just now."}{" "}
-          <button type="button" onClick={() => void refetch()}>
-            Try again
-          </button>
-        </p>
-      )}
+      {error !== null &&
+        (error instanceof Refusal && error.status === 422 ? (
+          <p role="alert" className="refusal">
+            {error.detail} <Link to="/judgments">Show all</Link>.
+          </p>
+        ) : (
+          <NotLoaded what="The judgments" again={refetch} />
+        ))}
       {data !== undefined && items.length === 0 && (
         <p className="empty">
           {filter.case_number === null && filter.batch_id === null ? (

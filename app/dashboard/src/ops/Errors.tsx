@@ -6,11 +6,12 @@ import { Link, useSearchParams } from "react-router";
 
 import * as calls from "../api/calls";
 import { Moment } from "../feel/Moment";
+import { NotLoaded } from "../feel/NotLoaded";
 import { part } from "../feel/Part";
 import { count, percent } from "../feel/words";
 import { LOOK_AT_FIGURES_MS } from "./looking";
 import { beginOf, type SpanName } from "./span";
-import { Gone, Tile } from "./Tile";
+import { Tile } from "./Tile";
 
 const Chart = part(() => import("./Chart"), "Loading the chart …");
 const [WEEK, MONTH] = [7 * 86_400, 30 * 86_400];
@@ -27,7 +28,7 @@ export function Distribution({ span }: { span: SpanName }) {
   const most = Math.max(1, ...(data?.items.map((each) => each.occurrence_count) ?? []));
   return (
     <Tile title="Errors by code" note={`last ${span}`}>
-      {isError && <Gone again={refetch} />}
+      {isError && <NotLoaded what="These figures" again={refetch} />}
       {data?.items.length === 0 && <p className="empty">No row was refused in the last {span}. A longer span looks further back.</p>}
       {data !== undefined && data.items.length > 0 && (
         <table className="plain">
@@ -99,7 +100,7 @@ export function Trends() {
         </span>
       }
     >
-      {isError && <Gone again={refetch} />}
+      {isError && <NotLoaded what="These figures" again={refetch} />}
       {data !== undefined && items.length === 0 && (
         <p className="empty">
           No batch yet, so no trend. <Link to="/">Drop a file on the station</Link>.

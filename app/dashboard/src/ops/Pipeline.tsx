@@ -3,16 +3,17 @@
 import { Link } from "react-router";
 
 import { Moment } from "../feel/Moment";
+import { NotLoaded } from "../feel/NotLoaded";
 import { StateWord } from "../feel/StateMark";
 import { age, count, plural } from "../feel/words";
 import { useHealth } from "./looking";
-import { Gone, Tile } from "./Tile";
+import { Tile } from "./Tile";
 
 export function Pipeline() {
   const { data, isError, refetch } = useHealth();
   return (
     <Tile title="Pipeline" note="batches by state">
-      {isError && <Gone again={refetch} />}
+      {isError && <NotLoaded what="These figures" again={refetch} />}
       {data?.pipeline.length === 0 && (
         <p className="empty">
           No batch yet. <Link to="/">Drop a file on the station</Link>.
@@ -68,7 +69,7 @@ export function Queues() {
         )
       }
     >
-      {isError && <Gone again={refetch} />}
+      {isError && <NotLoaded what="These figures" again={refetch} />}
       {data !== undefined && (
         <table className="plain">
           <thead>

@@ -1,10 +1,11 @@
 /** What the sentinel says now, and what has changed in it. */
 
 import { Moment } from "../feel/Moment";
+import { NotLoaded } from "../feel/NotLoaded";
 import { Mark, type Tone } from "../feel/StateMark";
 import { age, plural } from "../feel/words";
 import { FLIPS, useSentinel } from "./looking";
-import { Gone, Tile } from "./Tile";
+import { Tile } from "./Tile";
 
 const LEVELS: Record<string, [glyph: string, tone: Tone]> = {
   HEALTHY: ["✓", "good"],
@@ -30,7 +31,7 @@ export function Sentinel() {
       title="Sentinel"
       note={run !== null && <>ran {age(run.age_seconds)} ago</>}
     >
-      {isError && <Gone again={refetch} />}
+      {isError && <NotLoaded what="These figures" again={refetch} />}
       {data !== undefined && run === null && (
         <p className="empty">
           It has not run yet: beat runs it every minute. If it stays so, see whether beat runs; <code>dragonfly sentinel</code> runs it at once.

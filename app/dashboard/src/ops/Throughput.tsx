@@ -5,11 +5,11 @@ import { useMemo } from "react";
 
 import * as calls from "../api/calls";
 import { Moment } from "../feel/Moment";
+import { NotLoaded } from "../feel/NotLoaded";
 import { part } from "../feel/Part";
 import { count, local, percent } from "../feel/words";
 import { LOOK_AT_FIGURES_MS } from "./looking";
 import { beginOf, bucketsOf, type SpanName } from "./span";
-import { Gone } from "./Tile";
 
 const Chart = part(() => import("./Chart"), "Loading the chart …");
 const HOUR_MS = 3_600_000;
@@ -41,7 +41,7 @@ export function Throughput({ span }: { span: SpanName }) {
       rates: [{ label: "error rate", colour: "--bad", kind: "line", values: buckets.map((bucket) => bucket.errorRate) } as const],
     };
   }, [data]);
-  if (isError) return <Gone again={refetch} />;
+  if (isError) return <NotLoaded what="These figures" again={refetch} />;
   if (shown === null) return <p role="status">Loading the figures …</p>;
   const filled = shown.buckets.filter((bucket) => bucket.batches > 0).toReversed();
   const table = (

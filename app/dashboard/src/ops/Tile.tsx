@@ -1,4 +1,4 @@
-/** A part of the ops page, and what it says where its figures cannot be had. */
+/** A part of the ops page. */
 
 import { useId, type ReactNode } from "react";
 
@@ -13,16 +13,5 @@ export function Tile({ title, children, note }: { title: string; children: React
       </div>
       {children}
     </section>
-  );
-}
-
-export function Gone({ again }: { again: () => unknown }) {
-  return (
-    <p className="refusal" role="alert">
-      These figures cannot be loaded just now.{" "}
-      <button type="button" onClick={() => void again()}>
-        Try again
-      </button>
-    </p>
   );
 }
