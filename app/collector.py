@@ -29,11 +29,18 @@ log = structlog.get_logger()
 MOST_FILES = 20_000
 MOST_SECONDS = 30.0
 """A run of beat's looks at so many files, or for so long; the next one goes on behind them."""
+MOST_LEFTOVERS = 20
+"""Uploads that are broken off leave single files. Where more have no batch, the database is likelier to be the wrong one: set
+back, or one of two beside the same store. Then a run removes none of them, unless a person says so."""
 _TOGETHER = 500
 _MOST_FAILURES = 3
 """So many files that cannot be removed end a run: then it is the store that fails."""
 _REMOVAL_SECONDS = 600.0
 """An object store may take long to set a large file aside, and until it has the lock must hold."""
+
+
+class TooManyLeftoversError(Exception):
+    """More files have no batch than broken-off uploads leave behind; none of them was removed."""
 
 
 @dataclass(slots=True)
@@ -54,8 +61,9 @@ Found = Callable[[Kind, Stored, dt.timedelta], None]
 class Collector:
     """One run. ``older_than`` is the age, by the store's clock, below which a file is left alone.
 
-    A ``dry`` run removes nothing and remembers nothing. Raises StorageError and SQLAlchemy's errors, in which case what
-    was removed so far is removed, and counted.
+    A ``dry`` run removes nothing and remembers nothing. With ``most_leftovers`` a run that finds more files without a batch
+    removes none of them, and raises TooManyLeftoversError. Raises StorageError and SQLAlchemy's errors, in which case what was
+    removed so far is removed, and counted.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Collector:
         *,
         older_than: dt.timedelta,
         dry: bool = False,
+        most_leftovers: int | None = None,
         found: Found = lambda *_: None,
     ) -> None:
         self._engine = engine
@@ -72,6 +81,7 @@ class Collector:
         self._now = store.now()
         self._limit = self._now - older_than
         self._dry = dry
+        self._most_leftovers = most_leftovers
         self._found = found
         self.done = Collected()
         self._failures = 0
@@ -117,24 +127,32 @@ class Collector:
 
     def _remove_blobs(self, begin: str, most: int | None, deadline: float | None, *, remember: bool) -> None:
         files = self._store.blobs(begin)
+        place, waiting, is_overdue = begin, list[str](), False
         for page in _pages(files if most is None else islice(files, most)):
             self.done.looked_at += len(page)
-            self._remove_orphans(page)
-            overdue = deadline is not None and time.monotonic() > deadline
-            if remember:
-                self._remember(page[-1].key)
-            if overdue:
-                return
-        if most is None or self.done.looked_at < most:
-            self.done.is_whole = True
-            if remember:
-                self._remember("")
+            place = page[-1].key
+            waiting += self._orphans(page)
+            if self._most_leftovers is None:
+                self._remove_orphans(waiting)
+                waiting = []
+            elif len(waiting) > self._most_leftovers:
+                raise TooManyLeftoversError
+            is_overdue = deadline is not None and time.monotonic() > deadline
+            if is_overdue:
+                break
+        self._remove_orphans(waiting)
+        self.done.is_whole = not is_overdue and (most is None or self.done.looked_at < most)
+        if remember:
+            # Not before: a run that removes nothing is to find the same again.
+            self._remember("" if self.done.is_whole else place)
 
-    def _remove_orphans(self, page: list[Stored]) -> None:
+    def _orphans(self, page: list[Stored]) -> list[str]:
         old = {stored.file_hash: stored for stored in page if stored.file_hash and stored.modified < self._limit}
         with self._engine.begin() as connection:
-            orphans = leftovers.without_batch(connection, [file_hash for file_hash in old if file_hash])
-        for file_hash in sorted(orphans):
+            return sorted(leftovers.without_batch(connection, [file_hash for file_hash in old if file_hash]))
+
+    def _remove_orphans(self, file_hashes: list[str]) -> None:
+        for file_hash in file_hashes:
             try:
                 self._remove_orphan(file_hash)
             except StorageError as problem:
@@ -180,10 +198,13 @@ class Collector:
 def collect_some(engine: Engine, store: Callable[[], Upkeep], *, older_than: dt.timedelta) -> None:
     """Beat's run: a bounded piece of work, which the next one goes on with. Only logs where the surroundings fail."""
     try:
-        collector = Collector(engine, store(), older_than=older_than)
+        collector = Collector(engine, store(), older_than=older_than, most_leftovers=MOST_LEFTOVERS)
         done = collector.run(most=MOST_FILES, seconds=MOST_SECONDS, resume=True)
     except (SQLAlchemyError, StorageError) as trouble:
         log.warning("collecting ended early", trouble=type(trouble).__name__)
+        return
+    except TooManyLeftoversError:
+        log.error("leftovers not removed: too many files have no batch", more_than=MOST_LEFTOVERS)
         return
     log.info(
         "leftovers collected",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from app.store.upkeep import Stored
 
 _DIFFERENT = 1
+_TOO_MANY = 1
 
 
 @click.command()
@@ -60,16 +61,18 @@ def verify(settings: Settings, batch: UUID | None, *, values: bool, as_json: boo
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Name what would be removed, and remove nothing.")
+@click.option("--all", "however_many", is_flag=True, help="Remove them however many they are.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @takes_settings
-def collect(settings: Settings, *, dry_run: bool, as_json: bool) -> None:
+def collect(settings: Settings, *, dry_run: bool, however_many: bool, as_json: bool) -> None:
     """Remove the stored files of which there is no batch, as beat does every hour.
 
     Uploads that were broken off leave them behind. None goes before it is COLLECT_AFTER_HOURS old. All files are
-    looked at. Exit status 0: done. 2: could not ask.
+    looked at. Where more than 20 have no batch, none of them goes without --all: the database may have been set back,
+    or be one of two beside the same store. Exit status 0: done. 1: too many. 2: could not ask.
     """
     from app import pause
-    from app.collector import Collector
+    from app.collector import MOST_LEFTOVERS, Collector, TooManyLeftoversError
     from app.store.blobs import StorageError
     from app.store.database import open_single
     from app.store.upkeep import open_upkeep
@@ -91,10 +94,18 @@ def collect(settings: Settings, *, dry_run: bool, as_json: bool) -> None:
                 open_upkeep(settings.storage),
                 older_than=dt.timedelta(hours=max(SHORTEST_COLLECT_HOURS, settings.collect_after_hours)),
                 dry=dry_run,
+                most_leftovers=None if dry_run or however_many else MOST_LEFTOVERS,
                 found=tell,
             ).run()
         except StorageError as problem:
             raise CouldNotError(f"The stored files could not be read: {problem}.") from None
+        except TooManyLeftoversError:
+            click.echo(
+                f"More than {MOST_LEFTOVERS} files have no batch, and none of them was removed. Is this database an older"
+                " one, or does another use the same store? See them with --dry-run; --all removes them.",
+                err=True,
+            )
+            sys.exit(_TOO_MANY)
     removed = {kind.value: number for kind, number in done.removed.items()}
     if as_json:
         click.echo(

@@ -206,6 +206,24 @@ class TestABoundedRun:
             ("", True)
         ]
 
+    @pytest.mark.parametrize("together", [2, 500])
+    def test_where_too_many_have_no_batch_it_removes_none_of_them_and_finds_them_again(
+        self, folder: Place, database: Engine, look: Look, monkeypatch: pytest.MonkeyPatch, together: int
+    ) -> None:
+        """The database may have been set back, or be one of two beside the same store: the files are all that is left."""
+        monkeypatch.setattr(collector, "_TOGETHER", together)
+        Sender(database, folder.blobs)(CONTENT)
+        orphans = {folder.orphan(str(number).encode()) for number in range(collector.MOST_LEFTOVERS)}
+        one_more = folder.orphan(b"one more")
+        before = folder.keys()
+        for _ in range(3):
+            collector.collect_some(database, lambda: folder.upkeep, older_than=ANY_AGE)
+            assert folder.keys() == before
+            assert look.count("ops.leftovers") == 0
+        folder.blobs.remove(one_more)
+        collector.collect_some(database, lambda: folder.upkeep, older_than=ANY_AGE)
+        assert folder.keys() == before - orphans - {one_more}
+
     def test_it_ends_in_time(self, folder: Place, database: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         Sender(database, folder.blobs)(CONTENT)
         for number in range(4):

@@ -413,15 +413,21 @@ class TestTheCommand:
         status, _, said = command("verify")
         assert (status, said.startswith("Error: The database could not be asked (")) == (2, True)
 
+    @staticmethod
+    def orphan(blobs: Blobs, tmp_path: Path, content: bytes) -> str:
+        """A file without a batch, 50 hours old; returns its key."""
+        incoming = blobs.incoming()
+        incoming.write(content)
+        key = blobs.keep(incoming)
+        stamp = time.time() - 50 * 3600 - 60
+        os.utime(tmp_path / "blobs" / key, (stamp, stamp))
+        return key
+
     def test_collect_says_what_it_would_remove_and_then_removes_it(
         self, command: Callable[..., Any], send: Sender, blobs: Blobs, tmp_path: Path
     ) -> None:
         send(FIRST)
-        incoming = blobs.incoming()
-        incoming.write(b"orphan")
-        key = blobs.keep(incoming)
-        stamp = time.time() - 50 * 3600 - 60
-        os.utime(tmp_path / "blobs" / key, (stamp, stamp))
+        key = self.orphan(blobs, tmp_path, b"orphan")
         status, said, _ = command("collect", "--dry-run")
         assert (status, said.splitlines()) == (
             0,
@@ -433,3 +439,16 @@ class TestTheCommand:
         assert (tmp_path / "blobs" / key).exists()
         assert json.loads(command("collect", "--json")[1])["removed"] == {"blob": 1, "arrival": 0}
         assert not (tmp_path / "blobs" / key).exists()
+
+    def test_collect_removes_many_only_where_it_is_told_to(
+        self, command: Callable[..., Any], send: Sender, blobs: Blobs, tmp_path: Path
+    ) -> None:
+        send(FIRST)
+        keys = [self.orphan(blobs, tmp_path, str(number).encode()) for number in range(21)]
+        status, _, said = command("collect")
+        assert status == 1
+        assert said.startswith("More than 20 files have no batch, and none of them was removed.")
+        assert all((tmp_path / "blobs" / key).exists() for key in keys)
+        assert command("collect", "--dry-run")[0] == 0
+        assert json.loads(command("collect", "--all", "--json")[1])["removed"]["blob"] == 21
+        assert not any((tmp_path / "blobs" / key).exists() for key in keys)
