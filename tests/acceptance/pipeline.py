@@ -52,11 +52,22 @@ class Pipeline:
                 raise AssertionError(self.log.read_text())
             time.sleep(0.05)
 
-    def stop(self) -> None:
+    def stop(self, within: float = 60) -> None:
+        """Raises AssertionError, and the stack is down all the same, where it takes longer; the log tells what its workers did."""
         self.http.close()
-        if self.process.poll() is None:
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            # Celery's own way to write down where each of its threads is.
+            for worker in self.processes("celery worker")[:1]:
+                worker.send_signal(signal.SIGUSR1)
+            time.sleep(1)
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(60)
+            raise AssertionError(f"not stopped within {within:g} s:\n{self.log.read_text()[-20_000:]}") from None
 
     def command(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """The ``dragonfly`` command as a user types it."""
