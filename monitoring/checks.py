@@ -39,6 +39,9 @@ class Broker(Protocol):
     def llen(self, name: str) -> Any:
         """The length of a queue."""
 
+    def close(self) -> None:
+        """End its connections."""
+
 
 class CannotRunError(Exception):
     """A check cannot run; the message is the reason, in words, without secrets and without rows."""
@@ -55,6 +58,9 @@ class NoBroker:
 
     def llen(self, name: str) -> Any:
         raise CannotRunError(self.reason)
+
+    def close(self) -> None:
+        """There are none."""
 
 
 @dataclass(frozen=True, kw_only=True)

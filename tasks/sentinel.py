@@ -69,6 +69,8 @@ class Watch:
         self._told.set()
         if self._thread is not None:
             self._thread.join(_END_SECONDS)
+        if self._sentinel.broker is not None:
+            self._sentinel.broker.close()
 
     def stand_in(self) -> None:
         """Begin one round where the last on record is too old, unless another worker does. Raises SQLAlchemyError."""

@@ -31,6 +31,7 @@ def test_a_database_that_hangs_over_the_canary_keeps_no_check_from_running(
             assert_soon(lambda: look.count("ops.sentinel_runs") == 1, within=10)
         finally:
             released.set()
+            watch.end()
 
 
 def test_one_that_stands_in_remembers_that_the_database_was_away(
@@ -54,6 +55,7 @@ def test_one_that_stands_in_remembers_that_the_database_was_away(
         time.sleep(0.2)
         watch.stand_in()
         assert_soon(lambda: look.count("ops.sentinel_runs") == 1, within=10)
+        watch.end()
     ((findings,),) = look.rows("SELECT findings FROM ops.sentinel_runs")
     (found,) = [finding["message"] for finding in findings if finding["check"] == "workers"]
     assert found == "Waiting for 1 of 1 workers: the database was away"
