@@ -133,12 +133,14 @@ class TestChildren:
         self, served: Served, foil: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
-        before = (open_files(), len(served.text().splitlines()))
+        lines, files = len(served.text().splitlines()), open_files()
         for _ in range(300):
             in_a_child(lambda: served.tally.changed(ended(foil)))
         done = "dragonfly_ingested_batches_total source=foil state=completed"
         assert_soon(lambda: served.counts().get(done) == 300)
-        assert (open_files(), len(served.text().splitlines())) == before
+        assert len(served.text().splitlines()) == lines
+        # The last scrape's connection may be closing, a pool may have grown by one; 300 ends would be seen.
+        assert_soon(lambda: open_files() < files + 10)
         assert list(tmp_path.iterdir()) == [tmp_path / "blobs"]
 
     def test_a_line_that_is_no_event_is_passed_over(self, served: Served, foil: Batch) -> None:
