@@ -15,7 +15,7 @@ from app.settings import Settings, SettingsError
 from monitoring.report import Level, Report
 
 if TYPE_CHECKING:
-    from monitoring.checks import Broker
+    from monitoring.scene import Broker
 
 INTERVAL_SECONDS = 300
 BROKER_TIMEOUT_SECONDS = 2.0
@@ -82,7 +82,7 @@ def broker_of(settings: Settings) -> Broker | None:
     """A client that never waits long; None where there is no address."""
     import redis
 
-    from monitoring.checks import NoBroker
+    from monitoring.scene import NoBroker
 
     if settings.redis_url is None:
         return None

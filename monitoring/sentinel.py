@@ -18,10 +18,11 @@ from app.store import sentinel, watch
 from app.store.database import open_single
 from monitoring import bounded, discord, disk
 from monitoring.bounded import IDLE_SECONDS
-from monitoring.checks import CHECKS, Broker, CannotRunError, Check, Scene, broker_finding
+from monitoring.checks import CHECKS, Check, broker_finding
 from monitoring.outage import Outage
 from monitoring.recording import record
 from monitoring.report import NEXT, Finding, Level, Report
+from monitoring.scene import Broker, CannotRunError, Scene
 from monitoring.schema_cache import SchemaCache
 
 log = structlog.get_logger()
