@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import psycopg
 DRAGONFLY = [sys.executable, "-m", "app.cli"]
 ADDRESSES = ("DATABASE_URL", "DATABASE_DIRECT_URL", "REDIS_URL", "STORAGE_URL", "DRAGONFLY_HOME", "PORT")
 FINISHED = ("completed", "failed", "cancelled", "reverted")
+RUNNING = ("staging", "validating", "inserting")
 
 Document = dict[str, Any]
 
@@ -116,6 +118,41 @@ class Pipeline:
             if all(any(part == word or part.endswith("/" + word) for part in line) for word in words):
                 found.append(process)
         return found
+
+    @contextmanager
+    def halted(
+        self, content_of: Callable[[int], bytes], *states: str, after: float = 0, name: str = "upload.csv"
+    ) -> Iterator[tuple[Document, psutil.Process]]:
+        """A batch in one of ``states`` and the process that holds it, which stands still until the block is left.
+
+        It is halted ``after`` so many seconds of its work. ``content_of`` 0, 1, ... makes the file: where a batch comes to
+        its end before it is halted, which is the machine's pace and no fault, the next file is taken.
+        """
+        for number in range(20):
+            batch_id = self.upload(content_of(number), name)["batch_id"]
+            while (owner := self.lease_owner(batch_id)) is None and self.batch(batch_id)["status"] not in FINISHED:
+                time.sleep(0.005)
+            time.sleep(after)
+            if (holder := self._halt(batch_id, owner, states or RUNNING)) is not None:
+                try:
+                    yield self.batch(batch_id), holder
+                finally:
+                    with suppress(psutil.NoSuchProcess):
+                        holder.resume()
+                return
+        raise AssertionError("no batch could be halted in its work")
+
+    def _halt(self, batch_id: str, owner: int | None, states: tuple[str, ...]) -> psutil.Process | None:
+        """The batch's process, halted while the batch was in one of the states; None where it has left them for good."""
+        while owner is not None:
+            holder = psutil.Process(owner)
+            holder.suspend()
+            if self.lease_owner(batch_id) == owner and self.batch(batch_id)["status"] in states:
+                return holder
+            holder.resume()
+            time.sleep(0.005)
+            owner = self.lease_owner(batch_id)
+        return None
 
     def lease_owner(self, batch_id: str) -> int | None:
         """The process that holds the batch."""

@@ -80,25 +80,6 @@ def database_of(home: Path, log: Path) -> Iterator[None]:
         assert running.wait(60) == 0, log.read_text()
 
 
-@contextmanager
-def held_in_work(stack: Pipeline) -> Iterator[str]:
-    """A batch whose process stands still after it has claimed it, until its lease runs out or the block is left."""
-    for seed in range(20):
-        batch_id = stack.upload(clean_file(100_000, seed=seed, start=5_000_000 + seed * 100_000))["batch_id"]
-        while (holder := stack.lease_owner(batch_id)) is None and stack.batch(batch_id)["status"] not in FINISHED:
-            time.sleep(0.005)
-        if holder is None:
-            continue
-        os.kill(holder, signal.SIGSTOP)
-        try:
-            if stack.lease_owner(batch_id) == holder:
-                yield batch_id
-                return
-        finally:
-            os.kill(holder, signal.SIGCONT)
-    raise AssertionError("no batch could be held in work")
-
-
 def run(shell: Shell, blocks: list[Block]) -> None:
     """Each block as it stands."""
     for block in blocks:
@@ -153,7 +134,8 @@ def test_a_backup_under_load_is_restored_elsewhere_and_proved(tmp_path_factory: 
         with Load(old) as load:
             while not old.rows("SELECT FROM intake.batches WHERE status = 'completed' LIMIT 1"):
                 time.sleep(0.05)
-            with held_in_work(old) as held:
+            with old.halted(lambda n: clean_file(100_000, seed=n, start=5_000_000 + n * 100_000)) as (batch, _):
+                held = batch["batch_id"]
                 run(shell, saving)
             at_least = len(load.accepted)
         assert at_least > 3

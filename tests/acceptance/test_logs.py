@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import psycopg
 import pytest
 import redis
@@ -88,8 +87,9 @@ class TestChanges:
         ]
 
     def test_one_whose_worker_was_killed(self, logged: Pipeline) -> None:
-        batch_id = logged.upload(clean_file(300_000, seed=2, start=811_000_000))["batch_id"]
-        kill_owner(logged, batch_id)
+        with logged.halted(lambda n: clean_file(200_000, seed=n, start=811_000_000 + n * 200_000)) as (batch, holder):
+            holder.kill()
+        batch_id = batch["batch_id"]
         assert logged.wait(batch_id)["status"] == "completed"
         found = changes_of(logged, batch_id, to="completed")
         (takeover,) = [line for line in found if line[2] == "taken over"]
@@ -109,15 +109,6 @@ def stopped(pipeline: Pipeline) -> Iterator[None]:
     finally:
         for process in processes:
             process.resume()
-
-
-def kill_owner(pipeline: Pipeline, batch_id: str) -> None:
-    """Kill the process that holds the batch, once one does."""
-    deadline = time.monotonic() + 30
-    while (owner := pipeline.lease_owner(batch_id)) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    psutil.Process(owner).kill()
 
 
 class TestCells:
@@ -188,14 +179,25 @@ class TestCells:
         assert pipeline.wait(altered["batch_id"])["rejection_code"] == "INTEGRITY_ERROR"
         ids.append(altered["batch_id"])
         # Its database connections ended in the middle; its process killed.
-        many = [judgment_cells(defendant_name=f"{MARK} {n}", case_number=f"{NUMBER}-M{n}") for n in range(120_000)]
-        for part, disturb in ((many[:60_000], self.end_connections), (many[60_000:], kill_owner)):
-            batch_id = pipeline.upload(csv_bytes(part), name)["batch_id"]
-            disturb(pipeline, batch_id)
+        hit = pipeline.upload(self.many_rows(0), name)["batch_id"]
+        self.end_connections(pipeline, hit)
+        with pipeline.halted(lambda n: self.many_rows(n + 1), name=name) as (batch, holder):
+            holder.kill()
+        for batch_id in (hit, batch["batch_id"]):
             assert pipeline.wait(batch_id)["status"] == "completed"
             ids.append(batch_id)
         self.ask_wrongly(pipeline)
         return ids
+
+    def many_rows(self, number: int) -> bytes:
+        """So many that a batch of them can be met in its work."""
+        first = number * 60_000
+        return csv_bytes(
+            [
+                judgment_cells(defendant_name=f"{MARK} {n}", case_number=f"{NUMBER}-M{n}")
+                for n in range(first, first + 60_000)
+            ]
+        )
 
     def end_connections(self, pipeline: Pipeline, batch_id: str) -> None:
         with psycopg.connect(pipeline.info["database_direct_url"], autocommit=True) as connection:

@@ -134,7 +134,7 @@ class TestLeavesNoTrace:
         happy, idempotent, quality = report.outcomes
         assert happy.message.startswith("Found the batch still uploaded after 3 s; expected an end by then. ")
         assert "'dragonfly sentinel'" in happy.message
-        assert 3_000 <= happy.elapsed_ms < 4_000
+        assert 3_000 <= happy.elapsed_ms < 10_000
         assert idempotent.passed
         assert not quality.passed
         assert report.clean_up is not None

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, text
 
 KEY = "the-key-of-these-tests-0123456789"
 MAX_BYTES = 90_000_000
-WINDOW_SECONDS = 1.5
+WINDOW_SECONDS = 3.0
 UPLOAD_SLOTS = 3
 MIB = 1024 * 1024
 HEAD = b'--limit\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
@@ -76,7 +76,7 @@ def server(service_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     served = Served(port, home, process)
     try:
-        wait_for(lambda: is_up(served), 20)
+        wait_for(lambda: is_up(served))
         yield served
     finally:
         process.send_signal(signal.SIGTERM)
@@ -89,7 +89,7 @@ def served(server: Served, engine: Engine) -> Iterator[Served]:
     for path in server.files():
         path.unlink()
     yield server
-    wait_for(lambda: not [path for path in server.files() if path.parent.name == "incoming"], 5)
+    wait_for(lambda: not [path for path in server.files() if path.parent.name == "incoming"])
 
 
 def is_up(served: Served) -> bool:
@@ -98,8 +98,8 @@ def is_up(served: Served) -> bool:
     return False
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(condition: Callable[[], bool], within: float = 30) -> None:
+    deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(0.05)
@@ -236,7 +236,7 @@ def test_a_body_slower_than_its_pace_is_ended_with_408(served: Served, engine: E
         connection.settimeout(5)
         status, document = read_answer(connection)
     assert (status, document["code"]) == (408, "BODY_TOO_SLOW")
-    assert WINDOW_SECONDS <= time.monotonic() - started < WINDOW_SECONDS + 3
+    assert WINDOW_SECONDS <= time.monotonic() - started < 10
     assert batches_in(engine) == 0
 
 
@@ -275,8 +275,8 @@ def test_a_client_that_leaves_in_mid_upload_leaves_nothing_behind(served: Served
         with served.connect() as connection:
             start = b"%x\r\n" % 900_000 if "chunked" in framing else b""
             connection.sendall(head(framing) + start + HEAD + b"x" * 400_000)
-            wait_for(lambda: bool(served.files()), 5)
-        wait_for(lambda: not served.files(), 5)
+            wait_for(lambda: bool(served.files()))
+        wait_for(lambda: not served.files())
     assert batches_in(engine) == 0
 
 
@@ -292,13 +292,13 @@ def test_three_quarters_of_the_threads_take_uploads_and_the_next_is_told_to_come
         slow = [stack.enter_context(served.connect()) for _ in range(UPLOAD_SLOTS)]
         for connection in slow:
             connection.sendall(head("Content-Length: 1000000") + HEAD + b"x" * 70_000)
-        wait_for(lambda: len(served.files()) == UPLOAD_SLOTS, 5)
+        wait_for(lambda: len(served.files()) == UPLOAD_SLOTS)
         refused = upload(served, pieces(10_000_000))
         assert (refused.status_code, refused.json()["code"]) == (503, "BUSY")
         assert int(refused.headers["Retry-After"]) > 0
         listed = httpx.get(f"{served.url}/api/v1/intake/batches", headers={"Authorization": f"Bearer {KEY}"})
         assert listed.status_code == 200
-    wait_for(lambda: upload(served, iter([HEAD, b"a,b\r\n", TAIL])).status_code in (200, 202), 5)
+    wait_for(lambda: upload(served, iter([HEAD, b"a,b\r\n", TAIL])).status_code in (200, 202))
 
 
 def test_the_pace_is_the_body_s_and_not_the_connection_s(served: Served) -> None:

@@ -447,8 +447,8 @@ class TestASentinelThatStandsStill:
     def test_the_server_takes_its_locks_away(self, watching: Sentinel, settings: Settings, look: Look) -> None:
         url = settings.require_database_url()
         stopped = open_single(url, idle_seconds=1).connect()
-        store.lock(stopped)
         before, began = look.count("ops.sentinel_runs"), time.monotonic()
+        store.lock(stopped)
         watching.watch()
         assert 0.5 < time.monotonic() - began < 20
         assert look.count("ops.sentinel_runs") == before + 1

@@ -241,7 +241,7 @@ class TestCollector:
             time.sleep(0.05)
         began = time.monotonic()
         tracing.close()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
         assert collector.requests == []
 
     def test_what_waits_for_it_is_bounded(self, tracing: Tracing, collector: Collector, send: Sender) -> None:

@@ -108,13 +108,12 @@ class TestClaim:
         assert (batch.rows_processed, batch.bytes_processed) == (0, 0)
 
     def test_a_lease_runs_out_by_the_databases_clock(self, made: Batches) -> None:
-        batch = made.claimed(lease_seconds=1)
-        deadline = time.monotonic() + 10
         begun = time.monotonic()
+        batch = made.claimed(lease_seconds=1)
         while (again := made.claim(batch.id)) is None:
-            assert time.monotonic() < deadline
+            assert time.monotonic() - begun < 20
             time.sleep(0.02)
-        assert 0.8 < time.monotonic() - begun < 3
+        assert time.monotonic() - begun > 0.9
         assert again.fence == 2
 
     def test_a_renewed_lease_does_not_run_out(self, made: Batches, database: Engine, look: Look) -> None:
