@@ -17,6 +17,7 @@ from celery.exceptions import SecurityWarning
 
 from app import logs, pause
 from app.settings import Settings
+from app.store.database import prepare_to_fork
 from monitoring.tally import Tally
 from tasks import process
 from tasks.app import GRACE_SECONDS, configure
@@ -37,6 +38,7 @@ pause.use(settings.pause_folder)
 process.begin(settings)
 app = configure(settings)
 app.steps["worker"].add(Reconciler)
+prepare_to_fork()
 
 
 @signals.setup_logging.connect(weak=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, pool, text
 
+from app import forks
+
 # A dead peer is noticed within about a minute, even when no packet says so.
 _KEEPALIVES = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _CONNECT_TIMEOUT_SECONDS = 10
@@ -12,11 +14,25 @@ _CONNECT_TIMEOUT_SECONDS = 10
 
 def connect(url: str) -> psycopg.Connection:
     """One connection of psycopg's own, without prepared statements (PgBouncer in transaction mode keeps none)."""
-    return psycopg.connect(
-        url,
-        prepare_threshold=None,
-        **{"connect_timeout": _CONNECT_TIMEOUT_SECONDS, **_KEEPALIVES},  # type: ignore[arg-type]
-    )
+    with forks.apart():
+        return psycopg.connect(
+            url,
+            prepare_threshold=None,
+            **{"connect_timeout": _CONNECT_TIMEOUT_SECONDS, **_KEEPALIVES},  # type: ignore[arg-type]
+        )
+
+
+def prepare_to_fork() -> None:
+    """From now on this process may fork beside threads that connect; to be called in the thread that forks.
+
+    libpq's OpenSSL has locks that no child gets back which is forked while a thread holds one: it would wait for ever in its
+    own first connection. They are taken while a connection is opened, so a fork waits until none is; and where a thread
+    uses OpenSSL for the first time or ends, which a child needs not, once the thread that forks has used it.
+    """
+    nowhere = psycopg.pq.PGconn.connect_start(b"host=/nowhere")
+    nowhere.encrypt_password(b"secret", b"user", b"scram-sha-256")
+    nowhere.finish()
+    forks.guard()
 
 
 def open_engine(
