@@ -51,7 +51,7 @@ def download(query: dict[str, Any], batch_id: str) -> Response:
     batch = find_batch(parse_uuid("batch_id", batch_id))
     lines = error_file.stream(parts().engine, batch, raw=query["raw"])
     response = Response(lines, content_type=_CSV)
-    response.headers.set("Content-Disposition", "attachment", filename=error_file.name_for(batch.filename))
+    response.headers.set("Content-Disposition", "attachment", **error_file.names_for(batch.filename))
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
