@@ -7,9 +7,9 @@ from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
 import flask_smorest
-from flask import Response
+from flask import Request, Response
 from flask_smorest.utils import prepare_response
-from webargs.flaskparser import FlaskParser
+from webargs.flaskparser import FlaskParser, abort
 from werkzeug.exceptions import HTTPException
 
 from app.api import problems
@@ -23,11 +23,23 @@ ALWAYS = (400, 401, 408, 413, 422, 429, 500, 503)
 """How any call that needs a key may be refused, whatever it asks for."""
 
 
+class Parser(FlaskParser):
+    """Reads requests; whatever is no JSON that Python reads is refused as such."""
+
+    def load_json(self, req: Request, schema: Any) -> Any:
+        """The body's JSON, or webargs' missing where there is none. Aborts with 400."""
+        try:
+            return super().load_json(req, schema)
+        except (ValueError, RecursionError) as problem:
+            # Well-formed JSON too: it may be nested too deeply, or hold a whole number of thousands of digits.
+            abort(400, exc=problem, messages={"json": ["Nested too deeply, or a number in it is too long."]})
+
+
 class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
     """A noun's routes; flask-smorest's decorators, with types."""
 
     # What becomes of an unknown field is left to each schema; webargs' own default lets those of a query pass.
-    ARGUMENTS_PARSER = FlaskParser(unknown=None)
+    ARGUMENTS_PARSER = Parser(unknown=None)
 
     def route(self, rule: str, **options: Any) -> Callable[[View], View]:
         register = cast("Callable[[View], View]", super().route(rule, **options))

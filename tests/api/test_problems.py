@@ -91,6 +91,45 @@ def test_a_json_body_that_breaks_a_rule_is_refused(
     assert response.status_code == status
 
 
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, f"-{'9' * 5000}", '"\xff', "nul"])
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("POST", "/api/v1/session", "key"),
+        ("PATCH", "/api/v1/intake/errors/1", "resolved"),
+        ("POST", f"{BATCHES}/00000000-0000-0000-0000-000000000000/retry", "error_threshold_percent"),
+    ],
+)
+def test_json_that_cannot_be_read_is_malformed_whatever_the_reason(
+    client: FlaskClient, method: str, path: str, field: str, value: str
+) -> None:
+    body = f'{{"{field}": {value}}}'.encode("latin-1")
+    response = client.open(path, method=method, data=body, content_type="application/json")
+    assert (response.status_code, response.get_json()["code"]) == (400, "MALFORMED_REQUEST")
+    assert response.get_json()["errors"].keys() == {"json"}
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 4000, '"\\ud800"', '"\\u0000"', "[[[]]]"]
+)
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("POST", "/api/v1/session", "key"),
+        ("POST", "/api/v1/session", "token"),
+        ("PATCH", "/api/v1/intake/errors/1", "resolved"),
+        ("PATCH", "/api/v1/intake/errors/1", "resolution_notes"),
+        ("POST", f"{BATCHES}/00000000-0000-0000-0000-000000000000/retry", "error_threshold_percent"),
+    ],
+)
+def test_no_value_in_json_is_a_failure_of_ours(
+    client: FlaskClient, method: str, path: str, field: str, value: str
+) -> None:
+    body = f'{{"{field}": {value}}}'
+    response = client.open(path, method=method, data=body, content_type="application/json")
+    assert response.status_code in (401, 422)
+
+
 def test_the_field_that_breaks_its_rule_is_named(client: FlaskClient) -> None:
     document = client.get(f"{BATCHES}?limit=1001&colour=red").get_json()
     assert set(document["errors"]) == {"limit", "colour"}
