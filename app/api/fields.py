@@ -18,6 +18,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASC
 # NUL and lone surrogates cannot be stored or searched for; the other controls have no place in a line of text.
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 MAX_ID = 2**63 - 1
+MAX_ROW_INDEX = 2**31 - 1
 
 
 class UtcTime(fields.DateTime):

@@ -10,7 +10,7 @@ from marshmallow import fields
 from app.api import cursors, error_file
 from app.api.auth import caller
 from app.api.blueprints import Blueprint
-from app.api.fields import parse_id, parse_uuid
+from app.api.fields import MAX_ROW_INDEX, parse_id, parse_uuid
 from app.api.parts import find_batch, parts
 from app.api.problems import ProblemError
 from app.api.schemas import CsvQuery, ResolutionBody, RowErrorQuery, RowErrorSchema, paged
@@ -29,7 +29,7 @@ _CSV = "text/csv; charset=utf-8"
 @blueprint.refuses(404)
 def index(query: dict[str, Any], batch_id: str) -> Any:
     """List a batch's row errors, in the file's order"""
-    after = cursors.read_number(_ERRORS, query["cursor"])
+    after = cursors.read_number(_ERRORS, query["cursor"], most=MAX_ROW_INDEX)
     batch = find_batch(parse_uuid("batch_id", batch_id))
     code = query["error_code"]
     with parts().engine.connect() as connection:
