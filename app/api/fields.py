@@ -74,6 +74,19 @@ class CanonicalUuid(fields.String):
         return UUID(value)
 
 
+class FileHash(fields.String):
+    """A SHA-256 in lower-case hex."""
+
+    FORM = "^[0-9a-f]{64}$"
+    """As the OpenAPI document says it; in Python, $ lets a line feed follow, so the whole text is compared."""
+    default_error_messages = {"hash": "Must be a SHA-256 in lower-case hex."}  # noqa: RUF012
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, str) or not re.fullmatch(self.FORM, value):
+            raise self.make_error("hash")
+        return value
+
+
 class IdConverter(UnicodeConverter):
     """An id in an address, documented as a UUID; ``parse_uuid`` refuses what is none with a sentence, not a 404."""
 
