@@ -6,7 +6,7 @@ from typing import Any
 
 from app.api import cursors
 from app.api.blueprints import Blueprint
-from app.api.fields import parse_uuid
+from app.api.fields import MAX_ROW_INDEX, parse_uuid
 from app.api.parts import find_batch, no_batch, parts
 from app.api.problems import ProblemError
 from app.api.schemas import BatchQuery, BatchSchema, ConflictSchema, Paged, RetryBody, paged
@@ -83,7 +83,7 @@ def cancel(batch_id: str) -> Any:
 @blueprint.refuses(404)
 def conflicts(query: dict[str, Any], batch_id: str) -> Any:
     """List the duplicates that differ from the row that stands"""
-    after = cursors.read_number(_CONFLICTS, query["cursor"])
+    after = cursors.read_number(_CONFLICTS, query["cursor"], most=MAX_ROW_INDEX)
     batch = find_batch(parse_uuid("batch_id", batch_id))
     with parts().engine.connect() as connection:
         page = pages.conflicts_page(connection, batch, limit=query["limit"], after=after)

@@ -9,7 +9,6 @@ import json
 from typing import Any
 from uuid import UUID
 
-from app.api.fields import MAX_ID
 from app.api.problems import ProblemError, invalid
 
 _LONGEST = 300
@@ -21,12 +20,12 @@ def write(kind: str, *values: object) -> str:
     return base64.urlsafe_b64encode(document.encode()).decode().rstrip("=")
 
 
-def read_number(kind: str, cursor: str | None) -> int | None:
-    """The number that the cursor holds. Raises ProblemError where this list has given out no such cursor."""
+def read_number(kind: str, cursor: str | None, *, most: int) -> int | None:
+    """The number that the cursor holds, ``most`` or less. Raises ProblemError where this list has given out no such cursor."""
     if cursor is None:
         return None
     values = _values(kind, cursor, 1)
-    if type(values[0]) is not int or not -1 <= values[0] <= MAX_ID:
+    if type(values[0]) is not int or not -1 <= values[0] <= most:
         raise _refusal()
     return values[0]
 

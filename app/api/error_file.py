@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from urllib.parse import quote
 
 import structlog
 from sqlalchemy import Engine, RowMapping
 
+from app.api.multipart import display_name
 from app.columns import distinct_keys
 from app.store import pages
 from app.store.batches import Batch
@@ -19,6 +23,11 @@ _CALCULATED = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a cell that begins so for a formula."""
 _OWN_COLUMNS = ("row_number", "error_code", "error_message")
 _LONGEST_STEM = 150
+_SUFFIX = "-errors.csv"
+_READ_DIFFERENTLY = re.compile(r'["\\%/]')
+"""What browsers do not all read alike within the quotes of a file name: RFC 6266, appendix D."""
+_ATTR_CHARS = "!#$&+-.^_`|~"
+"""What RFC 5987 lets stand beside letters and digits."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,10 +49,18 @@ def stream(engine: Engine, batch: Batch, *, raw: bool) -> Iterator[bytes]:
     return _written(headers, keys, chain([first], read), raw=raw, batch=batch)
 
 
-def name_for(filename: str) -> str:
-    """The name under which the file is saved."""
-    stem = filename.rsplit(".", 1)[0] or "upload"
-    return f"{stem[:_LONGEST_STEM]}-errors.csv"
+def names_for(filename: str) -> dict[str, str]:
+    """The name under which the file is saved, as parameters of Content-Disposition, which takes ASCII alone.
+
+    ``filename*`` (RFC 5987) says it in full where ``filename`` cannot.
+    """
+    stem = display_name(filename).rsplit(".", 1)[0][:_LONGEST_STEM] or "upload"
+    decomposed = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    plain = _READ_DIFFERENTLY.sub("_", decomposed).strip() or "upload"
+    names = {"filename": plain + _SUFFIX}
+    if plain != stem:
+        names["filename*"] = f"UTF-8''{quote(stem + _SUFFIX, safe=_ATTR_CHARS)}"
+    return names
 
 
 def defuse(cell: str) -> str:

@@ -18,6 +18,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASC
 # NUL and lone surrogates cannot be stored or searched for; the other controls have no place in a line of text.
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 MAX_ID = 2**63 - 1
+MAX_ROW_INDEX = 2**31 - 1
 
 
 class UtcTime(fields.DateTime):
@@ -71,6 +72,19 @@ class CanonicalUuid(fields.String):
         if not isinstance(value, str) or not _UUID.fullmatch(value):
             raise self.make_error("uuid")
         return UUID(value)
+
+
+class FileHash(fields.String):
+    """A SHA-256 in lower-case hex."""
+
+    FORM = "^[0-9a-f]{64}$"
+    """As the OpenAPI document says it; in Python, $ lets a line feed follow, so the whole text is compared."""
+    default_error_messages = {"hash": "Must be a SHA-256 in lower-case hex."}  # noqa: RUF012
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(value, str) or not re.fullmatch(self.FORM, value):
+            raise self.make_error("hash")
+        return value
 
 
 class IdConverter(UnicodeConverter):

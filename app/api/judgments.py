@@ -6,6 +6,7 @@ from typing import Any
 
 from app.api import cursors
 from app.api.blueprints import Blueprint
+from app.api.fields import MAX_ID
 from app.api.parts import parts
 from app.api.schemas import JudgmentItem, JudgmentQuery, paged
 from app.store import pages
@@ -21,7 +22,7 @@ _JUDGMENTS = "judgments"
 @blueprint.refuses()
 def index(query: dict[str, Any]) -> Any:
     """List judgments with their lineage, newest first"""
-    before = cursors.read_number(_JUDGMENTS, query.pop("cursor"))
+    before = cursors.read_number(_JUDGMENTS, query.pop("cursor"), most=MAX_ID)
     with parts().engine.connect() as connection:
         page = pages.judgments_page(connection, before=before, **query)
     cursor = None if page.next_key is None else cursors.write(_JUDGMENTS, page.next_key)

@@ -20,6 +20,7 @@ A running server shows the whole of it, schemas included, at `/api/docs`, and as
 - Send the key as `Authorization: Bearer <key>`; `dragonfly keys create NAME` makes one. What is marked open needs none.
 - Every refusal is `application/problem+json` with `type`, `title`, `status`, `detail` and a `code` of the
   [catalogue](error-codes.md); 422 names the fields in `errors`; 503 and 429 say in `Retry-After` when to come back.
+- What a call does not declare is refused with 422: another parameter or member, and a parameter that is given twice.
 - Lists take `limit` (50, at most 1,000) and `cursor`, the `next_cursor` of the page before; the last page has `null`.
   A page of row errors may be shorter than its limit where the records are very large.
 - Moments are ISO 8601 in UTC, amounts are strings, counts are whole numbers.

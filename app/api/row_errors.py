@@ -10,7 +10,7 @@ from marshmallow import fields
 from app.api import cursors, error_file
 from app.api.auth import caller
 from app.api.blueprints import Blueprint
-from app.api.fields import parse_id, parse_uuid
+from app.api.fields import MAX_ROW_INDEX, parse_id, parse_uuid
 from app.api.parts import find_batch, parts
 from app.api.problems import ProblemError
 from app.api.schemas import CsvQuery, ResolutionBody, RowErrorQuery, RowErrorSchema, paged
@@ -29,7 +29,7 @@ _CSV = "text/csv; charset=utf-8"
 @blueprint.refuses(404)
 def index(query: dict[str, Any], batch_id: str) -> Any:
     """List a batch's row errors, in the file's order"""
-    after = cursors.read_number(_ERRORS, query["cursor"])
+    after = cursors.read_number(_ERRORS, query["cursor"], most=MAX_ROW_INDEX)
     batch = find_batch(parse_uuid("batch_id", batch_id))
     code = query["error_code"]
     with parts().engine.connect() as connection:
@@ -51,7 +51,7 @@ def download(query: dict[str, Any], batch_id: str) -> Response:
     batch = find_batch(parse_uuid("batch_id", batch_id))
     lines = error_file.stream(parts().engine, batch, raw=query["raw"])
     response = Response(lines, content_type=_CSV)
-    response.headers.set("Content-Disposition", "attachment", filename=error_file.name_for(batch.filename))
+    response.headers.set("Content-Disposition", "attachment", **error_file.names_for(batch.filename))
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, validates_schema
-from marshmallow.validate import Length, OneOf, Range, Regexp
+from marshmallow.validate import Length, OneOf, Range
 
-from app.api.fields import CanonicalUuid, PlainText, StrictBoolean, UtcTime, WholeNumber
+from app.api.fields import CanonicalUuid, FileHash, PlainText, StrictBoolean, UtcTime, WholeNumber
 from app.batch import DEFAULT_ERROR_THRESHOLD_PERCENT, DEFAULT_PRIORITY, DEFAULT_SOURCE, PRIORITIES, SOURCES, State
 from app.errors import ROW_CODES
 from app.judgment import EARLIEST_DATE, JudgmentSchema
@@ -149,10 +149,8 @@ class BatchQuery(Paged):
 
     status = fields.String(load_default=None, validate=OneOf(_STATES, error=f"Must be one of {', '.join(_STATES)}."))
     source = fields.String(load_default=None, validate=OneOf(SOURCES, error=f"Must be one of {', '.join(SOURCES)}."))
-    file_hash = fields.String(
-        load_default=None,
-        validate=Regexp("^[0-9a-f]{64}$", error="Must be a SHA-256 in lower-case hex."),
-        metadata=_doc("SHA-256 of the file, in lower-case hex."),
+    file_hash = FileHash(
+        load_default=None, metadata=_doc("SHA-256 of the file, in lower-case hex.", pattern=FileHash.FORM)
     )
     q = PlainText(
         longest=255, load_default=None, metadata=_doc("Part of a file name, or the beginning of an id or a hash.")

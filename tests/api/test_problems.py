@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,20 +45,27 @@ BATCHES = "/api/v1/intake/batches"
         ("GET", f"{BATCHES}?status=lost", 422, "INVALID_FIELD"),
         ("GET", f"{BATCHES}?source=lost", 422, "INVALID_FIELD"),
         ("GET", f"{BATCHES}?file_hash=abc", 422, "INVALID_FIELD"),
+        ("GET", f"{BATCHES}?file_hash={'ab' * 32}%0A", 422, "INVALID_FIELD"),
+        ("GET", f"{BATCHES}?file_hash={'AB' * 32}", 422, "INVALID_FIELD"),
+        ("GET", "/api/v1/judgments?batch_id=00000000-0000-0000-0000-000000000000%0A", 422, "INVALID_FIELD"),
+        ("GET", f"{BATCHES}/00000000-0000-0000-0000-000000000000%0A", 422, "INVALID_FIELD"),
+        ("GET", f"{BATCHES}?limit=1%0A", 422, "INVALID_FIELD"),
+        ("GET", "/api/v1/ops/errors?from=2026-05-04T12:00:00Z%0A", 422, "INVALID_FIELD"),
         ("GET", f"{BATCHES}?q=%00", 422, "INVALID_FIELD"),
         ("GET", "/api/v1/judgments?batch_id=x", 422, "INVALID_FIELD"),
         ("GET", "/api/v1/judgments?case_number=", 422, "INVALID_FIELD"),
         ("GET", "/api/v1/judgments?case_number=%E2%80%8B", 422, "INVALID_FIELD"),
         ("GET", f"/api/v1/judgments?case_number={'9' * 101}", 422, "INVALID_FIELD"),
         ("PATCH", "/api/v1/intake/errors/x", 422, "INVALID_FIELD"),
+        ("PATCH", "/api/v1/intake/errors/1%0A", 422, "INVALID_FIELD"),
         ("PATCH", "/api/v1/intake/errors/9223372036854775808", 422, "INVALID_FIELD"),
     ],
 )
 def test_a_refusal_has_the_status_and_code_of_the_catalogue(
     client: FlaskClient, method: str, path: str, status: int, code: str
 ) -> None:
-    json = {"resolved": True} if method == "PATCH" else None
-    response = client.open(path, method=method, json=json)
+    body = {"resolved": True} if method == "PATCH" else None
+    response = client.open(path, method=method, json=body)
     document = response.get_json()
     assert (response.status_code, document["code"]) == (status, code)
     assert document["status"] == status == CATALOGUE[code].http_status
@@ -89,6 +98,116 @@ def test_a_json_body_that_breaks_a_rule_is_refused(
 ) -> None:
     response = client.post(f"{BATCHES}/{stored.failed()}/retry", data=body, content_type=content_type)
     assert response.status_code == status
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000, f"-{'9' * 5000}", '"\xff', "nul"])
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("POST", "/api/v1/session", "key"),
+        ("PATCH", "/api/v1/intake/errors/1", "resolved"),
+        ("POST", f"{BATCHES}/00000000-0000-0000-0000-000000000000/retry", "error_threshold_percent"),
+    ],
+)
+def test_json_that_cannot_be_read_is_malformed_whatever_the_reason(
+    client: FlaskClient, method: str, path: str, field: str, value: str
+) -> None:
+    body = f'{{"{field}": {value}}}'.encode("latin-1")
+    response = client.open(path, method=method, data=body, content_type="application/json")
+    assert (response.status_code, response.get_json()["code"]) == (400, "MALFORMED_REQUEST")
+    assert response.get_json()["errors"].keys() == {"json"}
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 4000, '"\\ud800"', '"\\u0000"', "[[[]]]"]
+)
+@pytest.mark.parametrize(
+    ("method", "path", "field"),
+    [
+        ("POST", "/api/v1/session", "key"),
+        ("POST", "/api/v1/session", "token"),
+        ("PATCH", "/api/v1/intake/errors/1", "resolved"),
+        ("PATCH", "/api/v1/intake/errors/1", "resolution_notes"),
+        ("POST", f"{BATCHES}/00000000-0000-0000-0000-000000000000/retry", "error_threshold_percent"),
+    ],
+)
+def test_no_value_in_json_is_a_failure_of_ours(
+    client: FlaskClient, method: str, path: str, field: str, value: str
+) -> None:
+    body = f'{{"{field}": {value}}}'
+    response = client.open(path, method=method, data=body, content_type="application/json")
+    assert response.status_code in (401, 422)
+
+
+ONE_ID = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["errors", 2**31],
+        ["errors", 2**63],
+        ["errors", -2],
+        ["errors", 1.5],
+        ["errors", True],
+        ["errors", "1"],
+        ["errors", None],
+        ["errors", [1]],
+        ["errors", 1, 2],
+        ["conflicts", 2**31],
+        ["conflicts", -(2**70)],
+        ["judgments", 2**63],
+        ["judgments", -2],
+        ["batches", "10000-01-01T00:00:00+00:00", ONE_ID],
+        ["batches", "2026-05-04T12:00:00", ONE_ID],
+        ["batches", "infinity", ONE_ID],
+        ["batches", 20260504, ONE_ID],
+        ["batches", ["2026-05-04T12:00:00+00:00"], ONE_ID],
+        ["batches", "2026-05-04T12:00:00+00:00", "\0" * 32],
+        ["batches", "2026-05-04T12:00:00+00:00", 1],
+        ["batches", "2026-05-04T12:00:00+00:00", None],
+        ["bat\0ches", "2026-05-04T12:00:00+00:00", ONE_ID],
+    ],
+)
+def test_a_cursor_that_no_list_gives_out_is_refused(client: FlaskClient, stored: Any, values: list[Any]) -> None:
+    batch = stored.failed(row_count_conflict=1)
+    lists = {
+        "errors": f"{BATCHES}/{batch}/errors",
+        "conflicts": f"{BATCHES}/{batch}/conflicts",
+        "judgments": "/api/v1/judgments",
+    }
+    response = client.get(lists.get(values[0], BATCHES), query_string={"cursor": cursor_of(values)})
+    assert (response.status_code, response.get_json()["code"]) == (422, "INVALID_FIELD")
+    assert response.get_json()["errors"].keys() == {"cursor"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["errors", 2**31 - 1],
+        ["conflicts", 2**31 - 1],
+        ["judgments", 2**63 - 1],
+        ["batches", "0001-01-01T00:00:00+00:00", ONE_ID],
+        ["batches", "9999-12-31T23:59:59.999999+00:00", "ff" * 16],
+        ["batches", "0001-01-01T00:00:00+23:59", ONE_ID],
+        ["batches", "9999-12-31T23:59:59-23:59", ONE_ID],
+        ["batches", "2026-05-04T12:00:00+23:59:59.999999", ONE_ID],
+    ],
+)
+def test_a_cursor_at_the_bounds_of_its_list_leads_to_a_page(
+    client: FlaskClient, stored: Any, values: list[Any]
+) -> None:
+    batch = stored.failed(row_count_conflict=1)
+    lists = {
+        "errors": f"{BATCHES}/{batch}/errors",
+        "conflicts": f"{BATCHES}/{batch}/conflicts",
+        "judgments": "/api/v1/judgments",
+    }
+    assert client.get(lists.get(values[0], BATCHES), query_string={"cursor": cursor_of(values)}).status_code == 200
+
+
+def cursor_of(values: list[Any]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
 
 
 def test_the_field_that_breaks_its_rule_is_named(client: FlaskClient) -> None:

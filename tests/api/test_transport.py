@@ -1,4 +1,4 @@
-"""Bodies on a real server: bounded memory, their size, their pace, and clients that leave."""
+"""Bodies on a real server: bounded memory, their size, their pace, and clients that leave; and headers that only it checks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import psutil
 import pytest
 from sqlalchemy import Engine, text
+from werkzeug.http import parse_options_header
 
 KEY = "the-key-of-these-tests-0123456789"
 MAX_BYTES = 90_000_000
@@ -221,6 +224,38 @@ def test_behind_a_proxy_that_ends_tls_the_cookie_is_secure(served: Served, schem
     )
     assert response.status_code == 200
     assert ("; Secure" in response.headers["Set-Cookie"]) is is_secure
+
+
+@pytest.mark.parametrize(
+    ("filename", "plain", "in_full"),
+    [
+        ("May export.csv", "May export-errors.csv", None),
+        ("clerk\u2019s.csv", "clerks-errors.csv", "clerk\u2019s-errors.csv"),
+        ("\u00e9.csv", "e-errors.csv", "\u00e9-errors.csv"),
+        ("\u6f22\u5b57.csv", "upload-errors.csv", "\u6f22\u5b57-errors.csv"),
+        ("\U0001f600.csv", "upload-errors.csv", "\U0001f600-errors.csv"),
+        ('a"b%41.csv', "a_b_41-errors.csv", 'a"b%41-errors.csv'),
+        ("\uff02; a=\u2100\uff3c.csv", "_; a=a_c_-errors.csv", "\uff02; a=\u2100\uff3c-errors.csv"),
+        ("a\r\nSet-Cookie: b=c\t.csv", "aSet-Cookie: b=c-errors.csv", None),
+        (".csv", "upload-errors.csv", None),
+    ],
+)
+def test_the_errors_are_a_file_whatever_the_name_of_the_batch_s(
+    served: Served, stored: Any, filename: str, plain: str, in_full: str | None
+) -> None:
+    batch = stored.failed(filename=filename)
+    response = httpx.get(
+        f"{served.url}/api/v1/intake/batches/{batch}/errors.csv",
+        headers={"Authorization": f"Bearer {KEY}"},
+        trust_env=False,
+    )
+    assert response.status_code == 200, response.text
+    (disposition,) = [value for name, value in response.headers.raw if name == b"Content-Disposition"]
+    kind, options = parse_options_header(disposition.decode("ascii").split("; filename*=")[0])
+    assert (kind, options) == ("attachment", {"filename": plain})
+    _, starred, encoded = disposition.decode("ascii").partition("; filename*=UTF-8''")
+    assert (unquote(encoded) if starred else None) == in_full
+    assert "Set-Cookie" not in response.headers
 
 
 def test_a_body_slower_than_its_pace_is_ended_with_408(served: Served, engine: Engine) -> None:

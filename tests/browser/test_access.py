@@ -81,6 +81,11 @@ def keys(page: Page, _: str) -> None:
     page.get_by_role("dialog").wait_for()
 
 
+def docs(page: Page, _: str) -> None:
+    page.goto("/api/docs")
+    page.get_by_role("heading", name="Codes").wait_for()
+
+
 PAGES: dict[str, Callable[[Page, str], None]] = {
     "station": station,
     "batches": batches,
@@ -88,6 +93,7 @@ PAGES: dict[str, Callable[[Page, str], None]] = {
     "judgments": judgments,
     "ops": ops,
     "keys": keys,
+    "docs": docs,
 }
 EVERY_PAGE = pytest.mark.parametrize("name", list(PAGES))
 
