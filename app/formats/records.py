@@ -2,7 +2,7 @@
 
 A record is damaged when a closing quote is not followed by a delimiter or a line end, when a quote is never closed, when
 its field count is wrong, or when its bytes are not UTF-8. Damage on one line ends with that line; a broken quote reaches
-to the first line end after which a record with the header's field count begins.
+to the first line end after which a record with the header's field count begins (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Open:
 
     place: Place
     problem: str
+    fits_its_line: bool
+    """Its first line can be read as the header's number of fields."""
     lines: int = 1
 
 
@@ -94,12 +96,12 @@ class Scanner:
             scan = Scan(line.rstrip(b"\r\n").split(self._delimiter), start + len(line))
         else:
             scan = self.scan(start, self._width)
-            if broken is not None and not self._begins_anew(scan, start, len(line)):
+            if broken is not None and not self._begins_anew(scan, broken, start, len(line)):
                 return self._extend(block, broken, line)
         if broken is not None:
             self.close(block, broken)
         if scan.problem:
-            broken = Open(self._place(start, start + len(line)), scan.problem)
+            broken = Open(self._place(start, start + len(line)), scan.problem, self._fits(line))
             self._advance(line)
             return broken
         row = self._row(block, scan, start, len(line))
@@ -237,28 +239,40 @@ class Scanner:
         # A delimiter lost before an opening quote leaves the quote inside a cell, and its partner on a later line.
         return spans_lines or (line.count(b'"') % 2 == 1 and any(b'"' in cell for cell in cells))
 
-    def _begins_anew(self, scan: Scan, start: int, line_length: int) -> bool:
+    def _begins_anew(self, scan: Scan, broken: Open, start: int, line_length: int) -> bool:
         """Whether a record with the header's field count begins here, well-formed or damaged within its own line."""
         line = self._window.data[start : start + line_length]
         if scan.problem is None:
             return len(scan.cells) == self._width and not _may_end_a_quoted_cell(scan, start, line)
-        return self._damaged_width(line) == self._width
+        fewest, most = self._fields_of(line)
+        return fewest == most == self._width or (broken.fits_its_line and self._fits(line))
 
-    def _damaged_width(self, line: bytes) -> int | None:
-        """How many fields a line has when what follows a closing quote is taken as part of the cell; None if open."""
-        position, width = 0, 0
+    def _fits(self, line: bytes) -> bool:
+        """Whether a damaged line can be read as the header's number of fields, if need be without regard to its quotes.
+
+        Where a damaged record does, and the next line too, these are two: a run of records that each have a quote too many
+        is counted one by one. The first line of a record that spans lines does not.
+        """
+        fewest, most = self._fields_of(line)
+        return fewest <= self._width <= most or line.count(self._delimiter) + 1 == self._width
+
+    def _fields_of(self, line: bytes) -> tuple[int, int]:
+        """How many fields a line has at the least and at the most when what follows a closing quote is taken as part of the
+        cell, and a quote that is not closed, unless the line begins with it, as closed somewhere.
+        """
+        position, fields = 0, 0
         text = line.rstrip(b"\r\n")
         while True:
             if text[position : position + 1] == b'"':
                 found = _QUOTED.match(text, position)
                 if not found:
-                    return None
+                    return fields + 1, fields + 1 + (text.count(self._delimiter, position) if fields else 0)
                 position = found.end()
             rest = self._plain.match(text, position)
             position = rest.end() if rest else position
-            width += 1
+            fields += 1
             if position >= len(text):
-                return width
+                return fields, fields
             position += 1
 
     def _continuations(self, start: int, end: int) -> tuple[tuple[str, ...], ...]:
@@ -288,7 +302,9 @@ class Scanner:
         reach = self._window.offset + self._window.position + len(line)
         if reach - broken.place.start > self._limits.max_record_bytes:
             self.close(block, broken)
-            broken = Open(self._place(self._window.position, reach - self._window.offset), broken.problem)
+            broken = Open(
+                self._place(self._window.position, reach - self._window.offset), broken.problem, self._fits(line)
+            )
         else:
             broken.place = broken.place._replace(end=reach)
             broken.lines += 1

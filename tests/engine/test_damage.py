@@ -144,6 +144,31 @@ def test_damaged_neighbours_cost_no_third(tmp_path: Path) -> None:
         assert_only_these_suffer(damaged(hits, ended=True), set(hits), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda n: b'C-%d,Pell,"Ada Marlow,5.00,2024-01-31' % n,
+        lambda n: b'C-%d,Pell,"Marlow, Ada,5.00,2024-01-31' % n,
+        lambda n: b'"C-%d","Pell","Ada Marlow,"5.00","2024-01-31"' % n,
+        lambda n: b'"C-%d","Pell","Ada Marlow","5.00","2024-01-31' % n,
+        lambda n: b'C-%d,Pell,"Ada "Marlow",5.00,2024-01-31' % n,
+        lambda n: b'C-%d,Pell & Sons,"Ada" Marlow,5.00,2024-01-31' % n,
+    ],
+    ids=["opened", "opened before a comma", "not closed", "not closed at the end", "inside", "behind"],
+)
+def test_a_run_of_records_with_broken_quotes_is_counted_one_by_one(
+    damage: Callable[[int], bytes], tmp_path: Path
+) -> None:
+    """Else the error rate would fall with each record that is lost."""
+    lines = [HEADER, *(damage(number) if 300 <= number < 700 else line(number) for number in range(ROWS))]
+    data = b"\n".join(lines)
+    found = checked(data, tmp_path)
+    assert (found.findings.total, len(found.accepted), len(found.refused)) == (ROWS, ROWS - 400, 400)
+    raws = [raw for *_, raw in sorted(found.refused.values(), key=lambda error: error[1])]
+    assert [raw.rstrip(b"\n") for raw in raws] == lines[301:701]
+    assert_only_these_suffer(data, set(range(300, 700)), tmp_path)
+
+
 @pytest.mark.parametrize("damage", [b'"', b"\xff", b"\x00"])
 def test_a_header_whose_names_are_still_there_costs_no_row(damage: bytes, tmp_path: Path) -> None:
     header = b"case_number,plaintiff_name,defendant_name,judgment_amount,judgment_date,not" + damage + b"es"
