@@ -28,12 +28,14 @@ export function StationPage() {
 
   const shown = threshold ?? String(server?.default_error_threshold_percent ?? 10);
   const budget = /^\d{1,3}$/.test(shown) && Number(shown) <= 100 ? Number(shown) : null;
-  const { getRootProps, getInputProps, isDragActive, open } = useDropzone({
+  const { getRootProps, getInputProps, inputRef, isDragActive, open } = useDropzone({
     noClick: true,
     noKeyboard: true,
     multiple: true,
     useFsAccessApi: false,
     onDrop: (accepted, rejected) => {
+      // A chooser that still holds a file says nothing when the same one is chosen again.
+      if (inputRef.current !== null) inputRef.current.value = "";
       setTaken(budget !== null);
       if (budget === null) alarm(UNTAKEN);
       else choose([...accepted, ...rejected.map(({ file }) => file)], { source, threshold: budget });

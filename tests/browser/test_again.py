@@ -1,0 +1,48 @@
+"""What is used a second time does its work again, and nothing of before is kept for longer than it is true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import card, drop
+from tests.factories import clean_file
+
+UNTAKEN = "The files were not taken"
+
+
+def test_a_file_that_is_chosen_a_second_time_is_asked_about(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "twice.csv"
+    file.write_bytes(clean_file(20, seed=101, start=101_000_000))
+    drop(page, file)
+    own = card(page, "twice.csv")
+    expect(own).to_contain_text("Batch Complete. 20 Rows Ingested.")
+    drop(page, file)
+    expect(own).to_have_count(2)
+    expect(own.first).to_contain_text("already ingested on")
+    for _ in range(2):
+        own.first.get_by_role("button", name=re.compile("^(Cancel|Remove) ")).click()
+    expect(own).to_have_count(0)
+    drop(page, file)
+    expect(own).to_contain_text("already ingested on")
+
+
+def test_a_file_that_was_corrected_on_the_disk_is_chosen_again_with_the_key(page: Page, tmp_path: Path) -> None:
+    page.on("filechooser", lambda _: None)
+    page.reload()
+    page.get_by_role("button", name="Choose files").wait_for()
+    file = tmp_path / "mended.csv"
+    file.write_bytes(b"")
+    own = card(page, "mended.csv")
+    for content, said in (
+        (b"", "The file is empty"),
+        (clean_file(20, seed=102, start=102_000_000), "Batch Complete. 20 Rows Ingested."),
+    ):
+        file.write_bytes(content)
+        with page.expect_file_chooser() as waiting:
+            page.keyboard.press("u")
+        waiting.value.set_files(file)
+        expect(own.first).to_contain_text(said)
+    expect(own).to_have_count(2)
