@@ -46,3 +46,20 @@ def test_a_file_that_was_corrected_on_the_disk_is_chosen_again_with_the_key(page
         waiting.value.set_files(file)
         expect(own.first).to_contain_text(said)
     expect(own).to_have_count(2)
+
+
+def test_a_file_that_was_not_taken_is_taken_under_the_right_budget_and_that_is_not_said_any_more(
+    page: Page, tmp_path: Path
+) -> None:
+    file = tmp_path / "untaken.csv"
+    file.write_bytes(clean_file(20, seed=103, start=103_000_000))
+    budget = page.get_by_label("Error budget, %")
+    budget.fill("ten")
+    drop(page, file)
+    expect(page.locator(".drop")).to_contain_text(UNTAKEN)
+    budget.fill("10")
+    budget.fill("")
+    expect(page.locator(".drop")).not_to_contain_text(UNTAKEN)
+    budget.fill("20")
+    drop(page, file)
+    expect(card(page, "untaken.csv")).to_contain_text("Batch Complete. 20 Rows Ingested.")
