@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
+from tests.acceptance.pipeline import Pipeline
 from tests.browser.conftest import card, drop
 from tests.factories import clean_file
 
@@ -63,3 +64,20 @@ def test_a_file_that_was_not_taken_is_taken_under_the_right_budget_and_that_is_n
     budget.fill("20")
     drop(page, file)
     expect(card(page, "untaken.csv")).to_contain_text("Batch Complete. 20 Rows Ingested.")
+
+
+def test_a_question_about_a_known_file_tells_how_its_batch_stands_now(page: Page, stack: Pipeline) -> None:
+    content = clean_file(20, seed=104, start=104_000_000)
+    stack.ingest(content, "standing.csv")
+
+    def unfinished(route: Route) -> None:
+        found = route.fetch()
+        answer = found.json()
+        answer["items"][0] |= {"status": "validating", "state_since": "2024-01-31T00:00:00Z"}
+        route.fulfill(response=found, json=answer)
+
+    page.route("**/api/v1/intake/batches?file_hash=*", unfinished)
+    drop(page, ("known.csv", content))
+    own = card(page, "known.csv")
+    expect(own).to_contain_text("already ingested on")
+    expect(own.get_by_role("group")).to_contain_text("completed")
