@@ -9,9 +9,14 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.pipeline import Pipeline
 from tests.browser.conftest import card, drop
-from tests.factories import clean_file
+from tests.factories import clean_file, file_with_errors
 
 UNTAKEN = "The files were not taken"
+
+
+def rejected(seed: int) -> bytes:
+    """A file above the usual budget, half of whose rows are refused."""
+    return file_with_errors(40, 20, seed=seed, start=seed * 1_000_000)
 
 
 def test_a_file_that_is_chosen_a_second_time_is_asked_about(page: Page, tmp_path: Path) -> None:
@@ -81,3 +86,16 @@ def test_a_question_about_a_known_file_tells_how_its_batch_stands_now(page: Page
     own = card(page, "known.csv")
     expect(own).to_contain_text("already ingested on")
     expect(own.get_by_role("group")).to_contain_text("completed")
+
+
+def test_a_card_follows_its_batch_that_was_tried_again_elsewhere(page: Page, stack: Pipeline) -> None:
+    drop(page, ("elsewhere-again.csv", rejected(105)))
+    own = card(page, "elsewhere-again.csv")
+    expect(own).to_contain_text("Batch Rejected.")
+    address = own.get_by_role("link", name="Open the batch").get_attribute("href")
+    batch_id = str(address).rpartition("/")[2]
+    path = f"/api/v1/intake/batches/{batch_id}/retry"
+    stack.http.post(path, json={"error_threshold_percent": 60}).raise_for_status()
+    stack.wait(batch_id)
+    page.keyboard.press("r")
+    expect(own).to_contain_text("Batch Complete with Warnings. 20 Ingested, 20 Errors.")
