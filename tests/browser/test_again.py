@@ -9,7 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.pipeline import Pipeline
 from tests.browser.conftest import card, drop
-from tests.factories import clean_file, file_with_errors
+from tests.factories import clean_file, csv_bytes, file_with_errors, judgment_cells
 
 UNTAKEN = "The files were not taken"
 
@@ -99,3 +99,33 @@ def test_a_card_follows_its_batch_that_was_tried_again_elsewhere(page: Page, sta
     stack.wait(batch_id)
     page.keyboard.press("r")
     expect(own).to_contain_text("Batch Complete with Warnings. 20 Ingested, 20 Errors.")
+
+
+def test_a_case_number_is_looked_for_again(page: Page, stack: Pipeline) -> None:
+    page.goto("/batches")
+    page.get_by_role("link", name="Judgments").click()
+    page.get_by_role("searchbox", name="Case number").fill("AGAIN-1")
+    find = page.get_by_role("button", name="Find")
+    find.click()
+    expect(page.get_by_text("No judgment is like that")).to_be_visible()
+    stack.ingest(csv_bytes([judgment_cells(case_number="AGAIN-1")]), "found-later.csv")
+    find.click()
+    expect(page.get_by_role("row").filter(has_text="found-later.csv")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("searchbox", name="Case number")).to_have_value("")
+
+
+def test_a_search_and_a_link_to_the_page_that_is_shown_look_again(page: Page, stack: Pipeline) -> None:
+    page.goto("/batches")
+    page.get_by_role("searchbox", name="Search").fill("looked-for-again")
+    expect(page.get_by_text("No batch is like that.")).to_be_visible()
+    stack.ingest(clean_file(20, seed=106, start=106_000_000), "looked-for-again.csv")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("link", name="looked-for-again.csv")).to_be_visible()
+    link = page.get_by_role("link", name="Batches", exact=True)
+    link.click()
+    expect(page).to_have_url(re.compile("/batches$"))
+    page.get_by_text("shown, newest first").wait_for()
+    stack.ingest(clean_file(20, seed=107, start=107_000_000), "came-later.csv")
+    link.click()
+    expect(page.get_by_role("link", name="came-later.csv")).to_be_visible()

@@ -88,6 +88,7 @@ function Frame() {
   const [help, setHelp] = useState(false);
   const [refusal, setRefusal] = useState("");
   usePageFocus(pathname, hash);
+  useLookAgain();
   const byForm = useRef(now.standing === "in" && now.byForm);
   useEffect(() => {
     if (byForm.current) document.getElementById("main")?.focus();
@@ -174,6 +175,19 @@ function usePageFocus(pathname: string, hash: string): void {
     if (hash === "") window.scrollTo(0, 0);
     if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus({ preventScroll: true });
   }, [pathname, hash]);
+}
+
+/** A link to what is shown already, or the same search again, asks the server again, as it does where pages are loaded. */
+function useLookAgain(): void {
+  const queries = useQueryClient();
+  const { key, pathname, search, hash } = useLocation();
+  const before = useRef({ key, address: "" });
+  useEffect(() => {
+    const address = pathname + search + hash;
+    const isAgain = before.current.address === address && before.current.key !== key;
+    before.current = { key, address };
+    if (isAgain) void queries.invalidateQueries();
+  }, [key, pathname, search, hash, queries]);
 }
 
 function Unknown() {
