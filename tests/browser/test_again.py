@@ -129,3 +129,18 @@ def test_a_search_and_a_link_to_the_page_that_is_shown_look_again(page: Page, st
     stack.ingest(clean_file(20, seed=107, start=107_000_000), "came-later.csv")
     link.click()
     expect(page.get_by_role("link", name="came-later.csv")).to_be_visible()
+
+
+def test_a_link_to_a_part_of_the_page_leads_there_again(page: Page, stack: Pipeline) -> None:
+    kept = [judgment_cells(case_number=f"THERE-{number}") for number in range(30)]
+    stack.ingest(csv_bytes(kept), "there.csv")
+    differing = [{**row, "judgment_amount": "9.99"} for row in kept]
+    batch = stack.ingest(csv_bytes(differing), "there-differs.csv")
+    page.set_viewport_size({"width": 1280, "height": 400})
+    page.goto(f"/batches/{batch['batch_id']}")
+    heading = page.get_by_role("heading", name="Duplicates that differ")
+    for _ in range(2):
+        page.evaluate("window.scrollTo(0, 0)")
+        expect(heading).not_to_be_in_viewport()
+        page.get_by_role("link", name="differ from what stands").click()
+        expect(heading).to_be_in_viewport()

@@ -19,12 +19,12 @@ import { Outcome } from "./Outcome";
 export function BatchPage() {
   const { id = "" } = useParams();
   const queries = useQueryClient();
-  const { hash } = useLocation();
+  const { hash, key } = useLocation();
   const { data: batch, error, refetch } = useBatch(id);
   const isHere = batch !== undefined;
   useEffect(() => {
     if (isHere && hash !== "") document.getElementById(hash.slice(1))?.scrollIntoView();
-  }, [isHere, hash]);
+  }, [isHere, hash, key]);
 
   if (batch === undefined) {
     const isUnknown = error instanceof Refusal && (error.status === 404 || error.status === 422);
