@@ -144,3 +144,19 @@ def test_a_link_to_a_part_of_the_page_leads_there_again(page: Page, stack: Pipel
         expect(heading).not_to_be_in_viewport()
         page.get_by_role("link", name="differ from what stands").click()
         expect(heading).to_be_in_viewport()
+
+
+def test_what_was_chosen_on_the_page_of_one_batch_is_not_kept_on_anothers(page: Page, stack: Pipeline) -> None:
+    content = rejected(108)
+    first = stack.ingest(content, "of-one.csv")
+    again = stack.ingest(content, "of-another.csv", force="true")
+    page.goto(f"/batches/{again['batch_id']}")
+    page.get_by_role("link", name="the first batch made of them").click()
+    heading = page.get_by_role("heading", level=1)
+    expect(heading).to_have_text(first["filename"])
+    code = page.get_by_label("Code", exact=True)
+    code.select_option("PARSE_ERROR")
+    page.go_back()
+    expect(heading).to_have_text(again["filename"])
+    expect(code).to_have_value("")
+    expect(page.locator(".first-errors li")).to_have_count(5)

@@ -18,6 +18,10 @@ import { Outcome } from "./Outcome";
 
 export function BatchPage() {
   const { id = "" } = useParams();
+  return <OneBatch key={id} id={id} />;
+}
+
+function OneBatch({ id }: { id: string }) {
   const queries = useQueryClient();
   const { hash, key } = useLocation();
   const { data: batch, error, refetch } = useBatch(id);
