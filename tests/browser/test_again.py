@@ -160,3 +160,17 @@ def test_what_was_chosen_on_the_page_of_one_batch_is_not_kept_on_anothers(page: 
     expect(heading).to_have_text(again["filename"])
     expect(code).to_have_value("")
     expect(page.locator(".first-errors li")).to_have_count(5)
+
+
+def test_a_dialog_that_is_opened_again_holds_nothing_of_before(page: Page, stack: Pipeline) -> None:
+    batch = stack.ingest(rejected(109), "opened-again.csv")
+    page.goto(f"/batches/{batch['batch_id']}")
+    opener, dialog = page.get_by_role("button", name="Try the batch again"), page.get_by_role("dialog")
+    opener.click()
+    dialog.get_by_label("Error budget, %").fill("much")
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("must be a whole number")
+    dialog.get_by_role("button", name="Leave it").click()
+    opener.click()
+    expect(dialog.get_by_label("Error budget, %")).to_have_value("10")
+    expect(dialog.locator(".refusal")).to_have_text("")
