@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.acceptance.pipeline import Pipeline
-from tests.browser.conftest import card, drop
+from tests.browser.conftest import card, drop, sign_in
 from tests.factories import clean_file, csv_bytes, file_with_errors, judgment_cells
 
 UNTAKEN = "The files were not taken"
@@ -174,3 +174,43 @@ def test_a_dialog_that_is_opened_again_holds_nothing_of_before(page: Page, stack
     opener.click()
     expect(dialog.get_by_label("Error budget, %")).to_have_value("10")
     expect(dialog.locator(".refusal")).to_have_text("")
+
+
+FORBIDDEN = """
+  for (const name of ["localStorage", "sessionStorage"])
+    Object.defineProperty(window, name, { get() { throw new DOMException("forbidden", "SecurityError"); } });
+"""
+
+
+def background(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+
+
+def switch_keys(page: Page, *, on: bool) -> None:
+    page.get_by_role("button", name="? Keys").click()
+    page.get_by_label("Use these keys").set_checked(on)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_theme_and_the_keys_are_switched_also_where_the_browser_keeps_nothing(
+    context: BrowserContext, stack: Pipeline
+) -> None:
+    context.add_init_script(FORBIDDEN)
+    page = context.new_page()
+    page.goto("/")
+    sign_in(page, stack.key)
+    dark = background(page)
+    for _ in range(2):
+        page.get_by_label("Theme").select_option("light")
+        assert background(page) != dark
+        page.get_by_label("Theme").select_option("dark")
+        assert background(page) == dark
+        switch_keys(page, on=False)
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        switch_keys(page, on=True)
+        page.keyboard.press("?")
+        page.get_by_role("dialog").wait_for()
+        page.keyboard.press("?")
+        expect(page.get_by_role("dialog")).to_have_count(0)

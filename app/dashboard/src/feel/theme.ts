@@ -12,10 +12,12 @@ function kept(): Theme {
   return found === "dark" || found === "light" ? found : "system";
 }
 
-/** Storage may be forbidden; then the page forgets, and works. */
+/** Storage may be forbidden, or full: what it does not take is kept for as long as the page lives. */
+const untaken = new Map<string, string>();
+
 export function read(key: string, storage: "localStorage" | "sessionStorage" = "localStorage"): string | null {
   try {
-    return window[storage].getItem(key);
+    return untaken.get(key) ?? window[storage].getItem(key);
   } catch {
     return null;
   }
@@ -24,8 +26,9 @@ export function read(key: string, storage: "localStorage" | "sessionStorage" = "
 export function write(key: string, value: string, storage: "localStorage" | "sessionStorage" = "localStorage"): void {
   try {
     window[storage].setItem(key, value);
+    untaken.delete(key);
   } catch {
-    // As read has it.
+    untaken.set(key, value);
   }
 }
 
