@@ -214,3 +214,16 @@ def test_the_theme_and_the_keys_are_switched_also_where_the_browser_keeps_nothin
         page.get_by_role("dialog").wait_for()
         page.keyboard.press("?")
         expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_theme_and_the_keys_are_those_of_every_page_of_the_browser(page: Page) -> None:
+    other = page.context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="Choose files").wait_for()
+    dark = background(page)
+    other.get_by_label("Theme").select_option("light")
+    switch_keys(other, on=False)
+    expect(page.get_by_label("Theme")).to_have_value("light")
+    assert background(page) == background(other) != dark
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_have_count(0)

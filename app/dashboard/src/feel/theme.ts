@@ -5,7 +5,6 @@ import { useSyncExternalStore } from "react";
 export type Theme = "system" | "dark" | "light";
 
 const KEY = "dragonfly.theme";
-const listeners = new Set<() => void>();
 
 function kept(): Theme {
   const found = read(KEY);
@@ -30,21 +29,30 @@ export function write(key: string, value: string, storage: "localStorage" | "ses
   } catch {
     untaken.set(key, value);
   }
-}
-
-export function showTheme(): void {
-  document.documentElement.dataset["theme"] = kept();
-}
-
-export function setTheme(theme: Theme): void {
-  write(KEY, theme);
-  showTheme();
   for (const tell of listeners) tell();
 }
 
-const subscribe = (tell: () => void) => {
+const listeners = new Set<() => void>();
+
+/** Be told when something is written, by this page or by another one of this browser. */
+export function subscribe(tell: () => void): () => void {
   listeners.add(tell);
-  return () => listeners.delete(tell);
-};
+  window.addEventListener("storage", tell);
+  return () => {
+    listeners.delete(tell);
+    window.removeEventListener("storage", tell);
+  };
+}
+
+/** Show the theme from now on, whichever is chosen. */
+export function showTheme(): void {
+  const show = () => {
+    document.documentElement.dataset["theme"] = kept();
+  };
+  show();
+  subscribe(show);
+}
+
+export const setTheme = (theme: Theme) => write(KEY, theme);
 
 export const useTheme = () => useSyncExternalStore(subscribe, kept);
