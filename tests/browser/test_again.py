@@ -227,3 +227,17 @@ def test_the_theme_and_the_keys_are_those_of_every_page_of_the_browser(page: Pag
     assert background(page) == background(other) != dark
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_second_link_is_redeemed_where_the_first_one_was_refused(visitor: Page, stack: Pipeline) -> None:
+    links = [stack.command("sign-in").stdout.strip() for _ in range(2)]
+    visitor.goto(links[0])
+    visitor.get_by_role("heading", name="Intake Station").wait_for()
+    visitor.context.clear_cookies()
+    visitor.goto("/batches")
+    visitor.goto(links[0])
+    refusal = visitor.get_by_role("alert").filter(has_text="The link was used before")
+    expect(refusal).to_be_visible()
+    visitor.goto(links[1])
+    expect(visitor.get_by_role("heading", name="Intake Station")).to_be_visible()
+    assert "token" not in visitor.url
