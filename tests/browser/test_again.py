@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -227,6 +228,20 @@ def test_the_theme_and_the_keys_are_those_of_every_page_of_the_browser(page: Pag
     assert background(page) == background(other) != dark
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_nothing_of_whoever_signs_out_is_left_for_the_next_one(page: Page, stack: Pipeline) -> None:
+    drop(page, ("theirs.csv", clean_file(20, seed=110, start=110_000_000)))
+    expect(card(page, "theirs.csv")).to_contain_text("Batch Complete.")
+    page.get_by_role("button", name="Sign out").click()
+    made = stack.command("keys", "create", "the next one", "--json")
+    assert made.returncode == 0, made.stderr
+    sign_in(page, json.loads(made.stdout)["key"])
+    page.get_by_role("heading", name="Intake Station").wait_for()
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="theirs.csv")).to_have_count(0)
+    page.reload()
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
 
 
 def test_a_second_link_is_redeemed_where_the_first_one_was_refused(visitor: Page, stack: Pipeline) -> None:

@@ -5,7 +5,7 @@ import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Link, NavLink, Route, Routes, useLocation } from "react-router";
 
 import { sentence } from "./api/client";
-import { Announcements } from "./feel/announce";
+import { Announcements, fallSilent } from "./feel/announce";
 import { Dialog } from "./feel/Dialog";
 import { Keys } from "./feel/keys";
 import { Boundary, part } from "./feel/Part";
@@ -15,7 +15,7 @@ import { BatchesPage } from "./batches/BatchesPage";
 import { JudgmentsPage } from "./judgments/JudgmentsPage";
 import { LookAgain, SignInForm, SignInPage, TOKEN } from "./session/SignIn";
 import { useSession } from "./session/session";
-import { StationProvider } from "./station/provider";
+import { forgetFiles, StationProvider } from "./station/provider";
 import { StationPage } from "./station/StationPage";
 
 const Page = ({ children }: { children: ReactNode }) => (
@@ -96,7 +96,11 @@ function Frame() {
   const signOut = () => {
     setRefusal("");
     end().then(
-      () => queries.clear(),
+      () => {
+        forgetFiles();
+        fallSilent();
+        queries.clear();
+      },
       (error: unknown) => setRefusal(`You are still signed in. ${sentence(error)}`),
     );
   };

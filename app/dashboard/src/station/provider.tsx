@@ -133,6 +133,9 @@ function resumed(): Station<Held> {
   }
 }
 
+/** Leave no file to be found again, for whoever comes next. */
+export const forgetFiles = () => write(RESUMED, "[]", "sessionStorage");
+
 /** The first batch that was made of these bytes. */
 async function firstOf(hash: string, signal: AbortSignal): Promise<Batch | null> {
   const { items } = await calls.batches({ file_hash: hash }, null, 1, signal);
