@@ -256,3 +256,16 @@ def test_a_second_link_is_redeemed_where_the_first_one_was_refused(visitor: Page
     visitor.goto(links[1])
     expect(visitor.get_by_role("heading", name="Intake Station")).to_be_visible()
     assert "token" not in visitor.url
+
+
+def test_a_page_tells_who_has_signed_in_on_another_page(page: Page, stack: Pipeline) -> None:
+    made = stack.command("keys", "create", "somebody else", "--json")
+    assert made.returncode == 0, made.stderr
+    other = page.context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="Sign out").click()
+    sign_in(other, json.loads(made.stdout)["key"])
+    drop(page, ("somebodys.csv", clean_file(20, seed=111, start=111_000_000)))
+    expect(card(page, "somebodys.csv")).to_contain_text("Batch Complete.")
+    sign_out = page.get_by_role("button", name="Sign out")
+    expect(sign_out).to_have_attribute("title", "Signed in as somebody else")
