@@ -41,9 +41,10 @@ def stream(engine: Engine, batch: Batch, *, raw: bool) -> Iterator[bytes]:
     headers = [str(header) for header in batch.reading.get("headers", ())]
     with engine.connect() as connection:
         has_unsplit = pages.has_unsplit_records(connection, batch.id)
-    keys = list(distinct_keys(headers))
-    if has_unsplit and pages.RAW_KEY not in keys:
-        headers, keys = [*headers, pages.RAW_KEY], [*keys, pages.RAW_KEY]
+    keys = distinct_keys(headers)
+    if has_unsplit:
+        # The vendor may have a column of that name.
+        headers.append(distinct_keys([*headers, pages.RAW_KEY])[-1])
     read = pages.stream_row_errors(engine, batch.id)
     first = next(read)
     return _written(headers, keys, chain([first], read), raw=raw, batch=batch)
@@ -88,7 +89,12 @@ def _written(
         for page in read:
             for row in page:
                 held = row["raw_data"] or {}
-                write([*(_text(held.get(key)) for key in keys), *(_text(row[name]) for name in _OWN_COLUMNS)])
+                cells = [""] * len(headers)
+                if len(headers) > len(keys) and pages.is_unsplit(row):
+                    cells[-1] = _text(held[pages.RAW_KEY])
+                else:
+                    cells[: len(keys)] = (_text(held.get(key)) for key in keys)
+                write([*cells, *(_text(row[name]) for name in _OWN_COLUMNS)])
             yield buffer.getvalue().encode()
             buffer.seek(0)
             buffer.truncate()

@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 PageKey = TypeVar("PageKey")
 
 RAW_KEY = "_raw"
-"""Under this key raw data keeps a record that could not be split into the header's columns."""
+"""Under this key, and alone, raw data keeps a record that could not be split. A vendor's column of that name has others beside it."""
 COUNTED_ERRORS = 10_000
 """A finished batch with more invalid rows than this tells their stored number instead of counting them."""
 PAGE_BYTES = 16 * 1024 * 1024
@@ -140,8 +140,16 @@ def count_row_errors(connection: Connection, batch: Batch, *, error_code: str | 
 def has_unsplit_records(connection: Connection, batch_id: UUID) -> bool:
     """Whether some record of the batch could not be split, so that its raw data is one text under RAW_KEY."""
     c = row_errors.c
-    unsplit = exists().where(c.batch_id == batch_id, c.error_code == "PARSE_ERROR", c.raw_data.has_key(RAW_KEY))
+    is_alone = c.raw_data.op("-")(RAW_KEY) == text("'{}'::jsonb")
+    unsplit = exists().where(
+        c.batch_id == batch_id, c.error_code == "PARSE_ERROR", c.raw_data.has_key(RAW_KEY), is_alone
+    )
     return bool(connection.scalar(select(unsplit)))
+
+
+def is_unsplit(row: RowMapping) -> bool:
+    """Whether this row error's record could not be split."""
+    return row["error_code"] == "PARSE_ERROR" and (row["raw_data"] or {}).keys() == {RAW_KEY}
 
 
 def stream_row_errors(engine: Engine, batch_id: UUID) -> Iterator[Sequence[RowMapping]]:

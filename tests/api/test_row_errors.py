@@ -109,6 +109,27 @@ def test_a_record_that_could_not_be_split_stands_in_a_column_of_its_own(client: 
     assert [row[:3] for row in rows[1:]] == [["C-0", "", "2"], ["", "C-1,too,many", "3"]]
 
 
+def test_a_vendors_columns_with_the_names_of_ours_lose_no_cell(client: FlaskClient, stored: Any) -> None:
+    theirs = {"_raw": "r", "row_number": "n", "error_code": "c", "error_message": "m"}
+    ours = ["row_number", "error_code", "error_message"]
+    batch = stored.failed(reading={"headers": [*theirs]})
+    stored.error(batch, 0, raw_data=theirs)
+    damaged = {"error_code": "PARSE_ERROR", "error_stage": "parse", "error_message": "found too many"}
+    stored.error(batch, 1, **damaged, raw_data={**theirs, "_raw": "\\xff"})
+    read = download(client, batch)
+    assert read[0] == [*theirs, *ours]
+    assert [row[:4] for row in read[1:]] == [["r", "n", "c", "m"], ["\\xff", "n", "c", "m"]]
+    stored.error(batch, 2, **damaged, raw_data={"_raw": "r,n,c,m,too many"})
+    read = download(client, batch)
+    assert read[0] == [*theirs, "_raw (2)", *ours]
+    assert [row[:5] for row in read[1:]] == [
+        ["r", "n", "c", "m", ""],
+        ["\\xff", "n", "c", "m", ""],
+        ["", "", "", "", "r,n,c,m,too many"],
+    ]
+    assert read[3][5:] == ["4", "PARSE_ERROR", "found too many"]
+
+
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-5", "@SUM(A1)", "\tx", "\rx"])
 def test_a_cell_that_a_spreadsheet_would_calculate_is_defused_unless_raw(
     client: FlaskClient, stored: Any, cell: str

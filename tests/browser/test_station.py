@@ -16,7 +16,7 @@ from playwright.sync_api import Page, Route, expect
 from app.errors import CATALOGUE
 from tests.acceptance.pipeline import Pipeline
 from tests.browser.conftest import MOST_BYTES, Picture, card, drop, sign_in
-from tests.factories import FILE_HEADERS, clean_file, file_with_errors
+from tests.factories import FILE_HEADERS, clean_file, csv_bytes, file_with_errors
 
 UPLOAD = "**/api/v1/intake/upload"
 _starts = itertools.count(10_000_000, 1_000_000)
@@ -77,6 +77,27 @@ def test_cells_under_padded_repeated_and_empty_headers_are_shown_and_marked(page
     expect(row.locator(".bad")).to_have_text(re.compile(r"at fault: 12\.$"))
     for cell, text in ((7, "first-0"), (8, "second-0"), (9, "third-0")):
         expect(row.get_by_role("cell").nth(cell)).to_have_text(text)
+
+
+def test_a_vendors_own_column_with_the_name_of_a_whole_record_is_a_column(page: Page) -> None:
+    rows = [[f"RAW-{number}", "Ada Marlow", "12.", f"theirs-{number}"] for number in range(6)]
+    rows.insert(1, ["RAW-X", "Ada Marlow", "250.00", "theirs-x", "one too many"])
+    page.get_by_label("Error budget, %").fill("100")
+    drop(page, ("raw.csv", csv_bytes(rows, headers=["Case Number", "Defendant", "Amount", "_raw"])))
+    own = card(page, "raw.csv")
+    whole = "RAW-X,Ada Marlow,250.00,theirs-x,one too many"
+    marks = own.locator(".first-errors li mark")
+    expect(marks).to_have_text(["12.", whole, "12.", "12.", "12."])
+    own.get_by_role("button", name="Show all 7 errors").click()
+    table = own.get_by_role("table", name="Refused rows")
+    detail = own.get_by_role("region", name=re.compile("^Row "))
+    table.get_by_role("row").nth(1).click()
+    expect(table.get_by_role("row").nth(1).get_by_role("cell").nth(7)).to_have_text("theirs-0")
+    expect(detail.get_by_role("term")).to_have_text(["Case Number", "Defendant", re.compile("Amount"), "_raw"])
+    expect(table.get_by_role("row").nth(2).get_by_role("cell").last).to_contain_text(whole)
+    table.get_by_role("row").nth(2).click()
+    expect(detail.get_by_role("term")).to_have_text(["The record as it came"])
+    expect(detail.get_by_role("definition")).to_have_text([whole])
 
 
 def test_errors_are_filtered_by_code_and_keep_their_spreadsheet_rows(page: Page, stack: Pipeline) -> None:

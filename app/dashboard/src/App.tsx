@@ -5,7 +5,7 @@ import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Link, NavLink, Route, Routes, useLocation } from "react-router";
 
 import { sentence } from "./api/client";
-import { Announcements } from "./feel/announce";
+import { Announcements, fallSilent } from "./feel/announce";
 import { Dialog } from "./feel/Dialog";
 import { Keys } from "./feel/keys";
 import { Boundary, part } from "./feel/Part";
@@ -15,7 +15,7 @@ import { BatchesPage } from "./batches/BatchesPage";
 import { JudgmentsPage } from "./judgments/JudgmentsPage";
 import { LookAgain, SignInForm, SignInPage, TOKEN } from "./session/SignIn";
 import { useSession } from "./session/session";
-import { StationProvider } from "./station/provider";
+import { forgetFiles, StationProvider } from "./station/provider";
 import { StationPage } from "./station/StationPage";
 
 const Page = ({ children }: { children: ReactNode }) => (
@@ -88,6 +88,7 @@ function Frame() {
   const [help, setHelp] = useState(false);
   const [refusal, setRefusal] = useState("");
   usePageFocus(pathname, hash);
+  useLookAgain();
   const byForm = useRef(now.standing === "in" && now.byForm);
   useEffect(() => {
     if (byForm.current) document.getElementById("main")?.focus();
@@ -95,7 +96,11 @@ function Frame() {
   const signOut = () => {
     setRefusal("");
     end().then(
-      () => queries.clear(),
+      () => {
+        forgetFiles();
+        fallSilent();
+        queries.clear();
+      },
       (error: unknown) => setRefusal(`You are still signed in. ${sentence(error)}`),
     );
   };
@@ -174,6 +179,19 @@ function usePageFocus(pathname: string, hash: string): void {
     if (hash === "") window.scrollTo(0, 0);
     if (document.activeElement === null || !document.activeElement.matches("input")) document.getElementById("main")?.focus({ preventScroll: true });
   }, [pathname, hash]);
+}
+
+/** A link to what is shown already, or the same search again, asks the server again, as it does where pages are loaded. */
+function useLookAgain(): void {
+  const queries = useQueryClient();
+  const { key, pathname, search, hash } = useLocation();
+  const before = useRef({ key, address: "" });
+  useEffect(() => {
+    const address = pathname + search + hash;
+    const isAgain = before.current.address === address && before.current.key !== key;
+    before.current = { key, address };
+    if (isAgain) void queries.invalidateQueries();
+  }, [key, pathname, search, hash, queries]);
 }
 
 function Unknown() {

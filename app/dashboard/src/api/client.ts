@@ -45,6 +45,7 @@ export function sentence(error: unknown): string {
 let csrfToken: string | null = null;
 let hasEnded = false;
 const endings = new Set<() => void>();
+const renewals = new Set<(session: Session) => void>();
 
 /** The token of the present session, which goes with every change. */
 export function useToken(token: string | null): void {
@@ -60,6 +61,12 @@ export function token(): string | null {
 export function onSessionEnd(tell: () => void): () => void {
   endings.add(tell);
   return () => endings.delete(tell);
+}
+
+/** Be told whose session it is once somebody has signed in on another page; the function returned takes it back. */
+export function onSessionRenewal(tell: (session: Session) => void): () => void {
+  renewals.add(tell);
+  return () => renewals.delete(tell);
 }
 
 export function sessionHasEnded(): void {
@@ -130,6 +137,8 @@ export async function call<Answer>(path: string, wanted: Call = {}): Promise<Ans
 export async function isOutOfDate(refusal: Refusal): Promise<boolean> {
   if (refusal.code !== "CSRF_FAILED") return false;
   const before = csrfToken;
-  csrfToken = (await call<Session>(SESSION)).csrf_token;
+  const session = await call<Session>(SESSION);
+  csrfToken = session.csrf_token;
+  for (const tell of renewals) tell(session);
   return csrfToken !== before;
 }

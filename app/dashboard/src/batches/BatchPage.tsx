@@ -1,6 +1,6 @@
 /** One batch: how it stands, what it holds, how its file was read, and everything that was refused or differs. */
 
-import { useInfiniteQuery, useQuery, useQueryClient } from "@tanstack/react-query";
+import { useInfiniteQuery, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState, type ReactNode } from "react";
 import { Link, useLocation, useParams } from "react-router";
 
@@ -13,23 +13,22 @@ import { NotLoaded } from "../feel/NotLoaded";
 import { StateMark } from "../feel/StateMark";
 import { bytes, count } from "../feel/words";
 import { isFinished } from "../station/verdict";
+import { useBatch } from "./looking";
 import { Outcome } from "./Outcome";
-
-const POLL_MS = 2000;
 
 export function BatchPage() {
   const { id = "" } = useParams();
+  return <OneBatch key={id} id={id} />;
+}
+
+function OneBatch({ id }: { id: string }) {
   const queries = useQueryClient();
-  const { hash } = useLocation();
-  const { data: batch, error, refetch } = useQuery({
-    queryKey: ["batch", id],
-    queryFn: ({ signal }) => calls.batch(id, signal),
-    refetchInterval: ({ state }) => (state.data && isFinished(state.data) ? false : POLL_MS),
-  });
+  const { hash, key } = useLocation();
+  const { data: batch, error, refetch } = useBatch(id);
   const isHere = batch !== undefined;
   useEffect(() => {
     if (isHere && hash !== "") document.getElementById(hash.slice(1))?.scrollIntoView();
-  }, [isHere, hash]);
+  }, [isHere, hash, key]);
 
   if (batch === undefined) {
     const isUnknown = error instanceof Refusal && (error.status === 404 || error.status === 422);

@@ -60,12 +60,24 @@ export function BatchesPage() {
   useEffect(() => {
     latest.current = narrow;
   });
+  const look = () => {
+    clearTimeout(typing.current);
+    typing.current = undefined;
+    latest.current("q", search.current?.value.trim() ?? "");
+  };
 
   return (
     <main className="page" id="main" tabIndex={-1}>
       <title>Batches · Dragonfly</title>
       <h1>Batches</h1>
-      <form role="search" className="fields" onSubmit={(event) => event.preventDefault()}>
+      <form
+        role="search"
+        className="fields"
+        onSubmit={(event) => {
+          event.preventDefault();
+          look();
+        }}
+      >
         <div className="grow">
           <label htmlFor={searchId}>Search</label>
           <input
@@ -75,12 +87,9 @@ export function BatchesPage() {
             data-search
             placeholder="part of a file name, beginning of an id or a SHA-256"
             defaultValue={filter.q ?? ""}
-            onChange={({ target: { value } }) => {
+            onChange={() => {
               clearTimeout(typing.current);
-              typing.current = setTimeout(() => {
-                typing.current = undefined;
-                latest.current("q", value.trim());
-              }, TYPING_MS);
+              typing.current = setTimeout(look, TYPING_MS);
             }}
           />
         </div>

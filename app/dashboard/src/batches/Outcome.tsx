@@ -93,6 +93,11 @@ export function TryAgain({ batch, onRestart }: { batch: Batch; onRestart: (batch
   const [budget, setBudget] = useState(String(batch.error_threshold_percent));
   const [refusal, setRefusal] = useState<string | null>(null);
   const [id, note] = [useId(), useId()];
+  const begin = () => {
+    setBudget(String(batch.error_threshold_percent));
+    setRefusal(null);
+    setOpen(true);
+  };
   const submit = (event: FormEvent) => {
     event.preventDefault();
     if (!/^\d{1,3}$/.test(budget) || Number(budget) > 100) {
@@ -110,7 +115,7 @@ export function TryAgain({ batch, onRestart }: { batch: Batch; onRestart: (batch
   };
   return (
     <>
-      <button type="button" onClick={() => setOpen(true)}>
+      <button type="button" onClick={begin}>
         Try the batch again …
       </button>
       <Dialog

@@ -215,6 +215,7 @@ const number = (value: number | null) => (value === null ? "–" : count(value))
 
 function Detail({ error, columns, level }: { error: RowError; columns: readonly string[]; level: 2 | 3 }) {
   const Heading = level === 2 ? "h3" : "h4";
+  const isWhole = rawOf(error) !== null;
   return (
     <section className="detail" aria-label={`Row ${error.row_number}`}>
       <Heading>
@@ -227,7 +228,7 @@ function Detail({ error, columns, level }: { error: RowError; columns: readonly 
           <div key={cell.column} className={cell.isBad ? "bad" : ""}>
             <dt>
               {cell.isBad && <span aria-hidden="true">✗ </span>}
-              {cell.column === "_raw" ? "The record as it came" : cell.column}
+              {isWhole ? "The record as it came" : cell.column}
               {cell.isBad && <span className="unseen"> (at fault)</span>}
             </dt>
             <dd>{cell.text === "" ? <i className="muted">empty</i> : visible(cell.text)}</dd>

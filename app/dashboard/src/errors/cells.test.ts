@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import type { Batch, RowError } from "../api/client.ts";
-import { cellsOf, columnsOf, faultOf, rawOf, visible } from "./cells.ts";
+import { cellsOf, columnsOf, faultOf, rawOf, textOf, visible } from "./cells.ts";
 
 const error = (over: Partial<RowError>) =>
   ({ raw_data: { B: "2", A: "1" }, faulty_columns: ["B"], error_message: "", ...over }) as unknown as RowError;
@@ -26,8 +26,18 @@ test("columns have the names under which the raw data keeps their cells", () => 
 });
 
 test("a record that could not be split is shown as it came", () => {
-  assert.equal(rawOf(error({ raw_data: { _raw: "x,y" } as never })), "x,y");
+  assert.equal(rawOf(error({ error_stage: "parse", raw_data: { _raw: "x,y" } as never })), "x,y");
   assert.equal(rawOf(error({})), null);
+});
+
+test("a vendor's own column with the name of such a record is a column", () => {
+  const raw_data = { A: "1", _raw: "x" } as never;
+  for (const error_stage of ["parse", "validate"] as const) assert.equal(rawOf(error({ error_stage, raw_data })), null);
+});
+
+test("a column that is called as something of every object is empty where the row has none", () => {
+  assert.deepEqual(cellsOf(error({}), ["constructor", "A"]).map((cell) => cell.column), ["A", "B"]);
+  assert.equal(textOf(error({}), "constructor"), "");
 });
 
 test("what is wrong is said without the row that stands beside it", () => {

@@ -2,8 +2,8 @@
 
 import type { Batch, RowError } from "../api/client";
 
-/** Under this name a record is kept that could not be split into the header's columns. */
-export const RAW = "_raw";
+/** Under this name, and alone, a record is kept that could not be split into the header's columns. */
+const RAW = "_raw";
 
 export interface Cell {
   column: string;
@@ -12,21 +12,24 @@ export interface Cell {
 }
 
 export const textOf = (error: RowError, column: string): string => {
-  const cell = (error.raw_data as Record<string, unknown> | null)?.[column];
+  const cell = has(error, column) ? (error.raw_data as Record<string, unknown>)[column] : null;
   return cell === undefined || cell === null ? "" : String(cell);
 };
 
+/** A vendor may call a column as JavaScript calls what every object has. */
+const has = (error: RowError, column: string): boolean => error.raw_data !== null && Object.hasOwn(error.raw_data, column);
+
 export const isBad = (error: RowError, column: string): boolean => error.faulty_columns.includes(column);
 
-/** The record as it came, where it could not be split; else null. */
+/** The record as it came, where it could not be split; else null. A vendor's own column of that name is never alone. */
 export const rawOf = (error: RowError): string | null =>
-  error.raw_data !== null && RAW in error.raw_data ? textOf(error, RAW) : null;
+  error.error_stage === "parse" && has(error, RAW) && Object.keys(error.raw_data ?? {}).length === 1 ? textOf(error, RAW) : null;
 
 /** Each cell, the vendor's columns in their order first. */
 export function cellsOf(error: RowError, columns: readonly string[]): Cell[] {
   const raw = error.raw_data ?? {};
   const others = Object.keys(raw).filter((column) => !columns.includes(column));
-  return [...columns.filter((column) => column in raw), ...others].map((column) => ({
+  return [...columns.filter((column) => has(error, column)), ...others].map((column) => ({
     column,
     text: textOf(error, column),
     isBad: isBad(error, column),

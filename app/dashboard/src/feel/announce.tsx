@@ -29,6 +29,12 @@ function say(region: Region, text: string): void {
 export const announce = (text: string) => say("status", text);
 export const alarm = (text: string) => say("alert", text);
 
+/** Leave nothing that was said, for whoever comes next. */
+export function fallSilent(): void {
+  said = [];
+  for (const tell of listeners) tell();
+}
+
 const subscribe = (tell: () => void) => {
   listeners.add(tell);
   return () => listeners.delete(tell);

@@ -5,20 +5,11 @@ import { useEffect, useState, useSyncExternalStore } from "react";
 import { useLocation, useNavigate } from "react-router";
 
 import { Dialog } from "./Dialog";
-import { read, write } from "./theme";
+import { read, subscribe, write } from "./theme";
 
 const KEY = "dragonfly.keys";
-const listeners = new Set<() => void>();
 export const keysAreOn = () => read(KEY) !== "off";
-const subscribe = (tell: () => void) => {
-  listeners.add(tell);
-  return () => listeners.delete(tell);
-};
-
-function setKeys(on: boolean): void {
-  write(KEY, on ? "on" : "off");
-  for (const tell of listeners) tell();
-}
+const setKeys = (on: boolean) => write(KEY, on ? "on" : "off");
 
 const KEYS: [key: string, does: string][] = [
   ["/", "go to the search field"],

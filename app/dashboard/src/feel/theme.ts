@@ -5,17 +5,18 @@ import { useSyncExternalStore } from "react";
 export type Theme = "system" | "dark" | "light";
 
 const KEY = "dragonfly.theme";
-const listeners = new Set<() => void>();
 
 function kept(): Theme {
   const found = read(KEY);
   return found === "dark" || found === "light" ? found : "system";
 }
 
-/** Storage may be forbidden; then the page forgets, and works. */
+/** Storage may be forbidden, or full: what it does not take is kept for as long as the page lives. */
+const untaken = new Map<string, string>();
+
 export function read(key: string, storage: "localStorage" | "sessionStorage" = "localStorage"): string | null {
   try {
-    return window[storage].getItem(key);
+    return untaken.get(key) ?? window[storage].getItem(key);
   } catch {
     return null;
   }
@@ -24,24 +25,34 @@ export function read(key: string, storage: "localStorage" | "sessionStorage" = "
 export function write(key: string, value: string, storage: "localStorage" | "sessionStorage" = "localStorage"): void {
   try {
     window[storage].setItem(key, value);
+    untaken.delete(key);
   } catch {
-    // As read has it.
+    untaken.set(key, value);
   }
-}
-
-export function showTheme(): void {
-  document.documentElement.dataset["theme"] = kept();
-}
-
-export function setTheme(theme: Theme): void {
-  write(KEY, theme);
-  showTheme();
   for (const tell of listeners) tell();
 }
 
-const subscribe = (tell: () => void) => {
+const listeners = new Set<() => void>();
+
+/** Be told when something is written, by this page or by another one of this browser. */
+export function subscribe(tell: () => void): () => void {
   listeners.add(tell);
-  return () => listeners.delete(tell);
-};
+  window.addEventListener("storage", tell);
+  return () => {
+    listeners.delete(tell);
+    window.removeEventListener("storage", tell);
+  };
+}
+
+/** Show the theme from now on, whichever is chosen. */
+export function showTheme(): void {
+  const show = () => {
+    document.documentElement.dataset["theme"] = kept();
+  };
+  show();
+  subscribe(show);
+}
+
+export const setTheme = (theme: Theme) => write(KEY, theme);
 
 export const useTheme = () => useSyncExternalStore(subscribe, kept);

@@ -32,7 +32,8 @@ export function JudgmentsPage() {
   const submit = (event: FormEvent) => {
     event.preventDefault();
     const wanted = field.current?.value.trim() ?? "";
-    setAddress(wanted === "" ? {} : { case_number: wanted });
+    const isAgain = filter.batch_id === null && wanted === (filter.case_number ?? "");
+    setAddress(wanted === "" ? {} : { case_number: wanted }, { replace: isAgain });
   };
   return (
     <main className="page" id="main" tabIndex={-1}>

@@ -70,7 +70,6 @@ export function SignInForm() {
   const [busy, setBusy] = useState(false);
   const key = useRef<HTMLInputElement>(null);
   const [keyId, refusalId] = [useId(), useId()];
-  const redeemed = useRef(false);
 
   const finish = (promise: Promise<Session>) => {
     setBusy(true);
@@ -89,9 +88,8 @@ export function SignInForm() {
 
   useEffect(() => {
     const token = TOKEN.exec(window.location.hash)?.[1];
-    if (token === undefined || redeemed.current) return;
-    redeemed.current = true;
-    // The token works once: it has no place in the history.
+    if (token === undefined) return;
+    // The token works once: it has no place in the history, and is not read from there a second time.
     window.history.replaceState(null, "", window.location.pathname);
     finish(calls.signInWithToken(decodeURIComponent(token)));
   });

@@ -3,7 +3,7 @@
 import { createContext, use, useCallback, useEffect, useMemo, useState, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
-import { onSessionEnd, Refusal, sentence, useToken as keepToken, type Session } from "../api/client";
+import { onSessionEnd, onSessionRenewal, Refusal, sentence, useToken as keepToken, type Session } from "../api/client";
 
 type Standing =
   | { standing: "asking" }
@@ -56,6 +56,8 @@ export function SessionProvider({ children }: { children: ReactNode }) {
     () => onSessionEnd(() => setNow((before) => (before.standing === "in" ? { standing: "ended" } : before))),
     [],
   );
+
+  useEffect(() => onSessionRenewal((session) => setNow((before) => (before.standing === "in" ? { ...before, session } : before))), []);
 
   const value = useMemo(() => ({ now, begin, end, ask }), [now, begin, end, ask]);
   return <Context value={value}>{children}</Context>;

@@ -4,6 +4,7 @@ import { useEffect, useRef, useState, type ReactNode } from "react";
 import { Link } from "react-router";
 
 import type { Batch } from "../api/client";
+import { useBatch } from "../batches/looking";
 import { Outcome } from "../batches/Outcome";
 import { Moment } from "../feel/Moment";
 import { Mark, StateMark, type Tone } from "../feel/StateMark";
@@ -119,8 +120,10 @@ function Gauge({ label, done, total, children }: { label: string; done: number; 
   );
 }
 
-function Question({ item, known, wasSent }: { item: Own; known: Batch; wasSent: boolean }) {
+function Question({ item, known: found, wasSent }: { item: Own; known: Batch; wasSent: boolean }) {
   const { dispatch } = useStation();
+  // The question may wait for long, and the batch goes on.
+  const { data: known = found } = useBatch(found.batch_id);
   const was = known.status === "completed" ? "ingested" : known.status === "failed" ? "uploaded, and refused," : "uploaded";
   return (
     <div role="group" aria-label={`${item.name} is known`}>

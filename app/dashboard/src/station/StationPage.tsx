@@ -17,6 +17,8 @@ import { useStation } from "./provider";
 const DEFAULT_SOURCE = "manual";
 const UNTAKEN = "The files were not taken: the error budget must be a whole number from 0 to 100.";
 
+const budgetOf = (text: string) => (/^\d{1,3}$/.test(text) && Number(text) <= 100 ? Number(text) : null);
+
 export function StationPage() {
   const { items, choose, dispatch } = useStation();
   const { data: server } = useQuery({ queryKey: ["server"], queryFn: calls.server, staleTime: Number.POSITIVE_INFINITY });
@@ -27,13 +29,15 @@ export function StationPage() {
   const list = useRef<HTMLHeadingElement>(null);
 
   const shown = threshold ?? String(server?.default_error_threshold_percent ?? 10);
-  const budget = /^\d{1,3}$/.test(shown) && Number(shown) <= 100 ? Number(shown) : null;
-  const { getRootProps, getInputProps, isDragActive, open } = useDropzone({
+  const budget = budgetOf(shown);
+  const { getRootProps, getInputProps, inputRef, isDragActive, open } = useDropzone({
     noClick: true,
     noKeyboard: true,
     multiple: true,
     useFsAccessApi: false,
     onDrop: (accepted, rejected) => {
+      // A chooser that still holds a file says nothing when the same one is chosen again.
+      if (inputRef.current !== null) inputRef.current.value = "";
       setTaken(budget !== null);
       if (budget === null) alarm(UNTAKEN);
       else choose([...accepted, ...rejected.map(({ file }) => file)], { source, threshold: budget });
@@ -71,7 +75,11 @@ export function StationPage() {
               value={shown}
               aria-invalid={budget === null}
               aria-describedby={budgetNote}
-              onChange={(event) => setThreshold(event.target.value.trim())}
+              onChange={({ target }) => {
+                const typed = target.value.trim();
+                setThreshold(typed);
+                if (budgetOf(typed) !== null) setTaken(true);
+              }}
             />
           </div>
           <p id={budgetNote} className={budget === null ? "refusal" : "muted"}>
@@ -95,7 +103,7 @@ export function StationPage() {
               </>
             )}
           </p>
-          {!wasTaken && budget === null && <p className="refusal">{UNTAKEN}</p>}
+          {!wasTaken && <p className="refusal">{UNTAKEN}</p>}
           <p className="muted">
             Several at once are fine. CSV in UTF-8{server ? `, up to ${bytes(server.max_upload_bytes)} each` : ""}.
           </p>

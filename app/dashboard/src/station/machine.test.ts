@@ -128,6 +128,15 @@ test("an answer of before a batch was tried again changes nothing", () => {
   assert.equal(reduce(restarted, { type: "seen", id: "1", batch: failed }), restarted);
 });
 
+test("a verdict stands until the batch has been tried again elsewhere", () => {
+  const at = (second: number, over: Partial<Batch>) => batchOf({ state_since: `2025-01-01T00:00:0${second}.000000Z`, ...over });
+  const failed = run([...toProcessing, { type: "seen", id: "1", batch: at(1, { status: "failed" }) }]);
+  assert.equal(reduce(failed, { type: "seen", id: "1", batch: at(1, { status: "failed" }) }), failed);
+  assert.equal(reduce(failed, { type: "seen", id: "1", batch: at(0, { status: "validating" }) }), failed);
+  assert.equal(only(reduce(failed, { type: "seen", id: "1", batch: at(2, { status: "uploaded" }) })).phase, "processing");
+  assert.equal(only(reduce(failed, { type: "seen", id: "1", batch: at(3, { status: "completed" }) })).phase, "success");
+});
+
 describe("late and foreign events", () => {
   const late: Event<File>[] = [
     { type: "hashed", id: "1", hash: HASH },

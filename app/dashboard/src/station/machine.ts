@@ -154,10 +154,13 @@ function step<File extends Sendable>(item: Item<File>, event: Exclude<Event<File
         ? { ...own(item), batchId: event.receipt.batch_id, ...BEGUN, batch: null }
         : item;
     case "seen":
-      if (item.phase !== "processing" || isOlder(event.batch, item.batch)) return item;
-      return isFinished(event.batch)
-        ? { ...named(item, event.batch), phase: ending(event.batch), batch: event.batch }
-        : { ...item, ...named(item, event.batch), batch: event.batch, unseen: false };
+      if (!("batch" in item) || isOlder(event.batch, item.batch)) return item;
+      // A verdict stands until the batch has been tried again elsewhere.
+      if (item.phase !== "processing" && event.batch.state_since === item.batch.state_since) return item;
+      if (isFinished(event.batch)) return { ...named(item, event.batch), phase: ending(event.batch), batch: event.batch };
+      return item.phase === "processing"
+        ? { ...item, ...named(item, event.batch), batch: event.batch, unseen: false }
+        : { ...named(item, event.batch), ...BEGUN, batch: event.batch };
     case "unseen":
       return item.phase === "processing" && !item.unseen ? { ...item, unseen: true } : item;
     case "cancelling":

@@ -109,7 +109,7 @@ export function StationProvider({ children }: { children: ReactNode }) {
   return (
     <Context value={value}>
       {items.map((item) =>
-        item.phase === "processing" && item.batchId !== null ? (
+        "batch" in item && item.batchId !== null ? (
           <Watch key={item.id} id={item.id} batchId={item.batchId} dispatch={dispatch} />
         ) : null,
       )}
@@ -132,6 +132,9 @@ function resumed(): Station<Held> {
     return [];
   }
 }
+
+/** Leave no file to be found again, for whoever comes next. */
+export const forgetFiles = () => write(RESUMED, "[]", "sessionStorage");
 
 /** The first batch that was made of these bytes. */
 async function firstOf(hash: string, signal: AbortSignal): Promise<Batch | null> {
@@ -196,7 +199,7 @@ function start(task: string, item: Item<File>, dispatch: (event: Event<Held>) =>
   });
 }
 
-/** Looks at a batch every two seconds while the tab is seen, until its verdict. */
+/** Looks at a batch every two seconds while the tab is seen, until its verdict, and then when somebody asks to look again. */
 function Watch({ id, batchId, dispatch }: { id: string; batchId: string; dispatch: (event: Event<Held>) => void }) {
   const { data, error, errorUpdateCount, dataUpdatedAt } = useQuery({
     queryKey: ["batch", batchId],
