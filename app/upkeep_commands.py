@@ -72,13 +72,14 @@ def collect(settings: Settings, *, dry_run: bool, however_many: bool, as_json: b
     or be one of two beside the same store. Exit status 0: done. 1: too many. 2: could not ask.
     """
     from app import pause
-    from app.collector import MOST_LEFTOVERS, Collector, TooManyLeftoversError
+    from app.collector import MOST_LEFTOVERS, Collected, Collector, TooManyLeftoversError
     from app.store.blobs import StorageError
     from app.store.database import open_single
     from app.store.upkeep import open_upkeep
 
     pause.use(settings.pause_folder)
     found: list[dict[str, Any]] = []
+    too_many = False
 
     def tell(kind: Kind, stored: Stored, age: dt.timedelta) -> None:
         if as_json:
@@ -105,13 +106,14 @@ def collect(settings: Settings, *, dry_run: bool, however_many: bool, as_json: b
                 " one, or does another use the same store? See them with --dry-run; --all removes them.",
                 err=True,
             )
-            sys.exit(_TOO_MANY)
+            done, too_many = Collected(), True
     removed = {kind.value: number for kind, number in done.removed.items()}
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "dry_run": dry_run,
+                    "too_many": too_many,
                     "looked_at": done.looked_at,
                     "removed": removed,
                     "bytes": done.size,
@@ -119,6 +121,9 @@ def collect(settings: Settings, *, dry_run: bool, however_many: bool, as_json: b
                 }
             )
         )
+    if too_many:
+        sys.exit(_TOO_MANY)
+    if as_json:
         return
     said = "would be removed" if dry_run else "removed"
     click.echo(

@@ -269,3 +269,17 @@ def test_a_page_tells_who_has_signed_in_on_another_page(page: Page, stack: Pipel
     expect(card(page, "somebodys.csv")).to_contain_text("Batch Complete.")
     sign_out = page.get_by_role("button", name="Sign out")
     expect(sign_out).to_have_attribute("title", "Signed in as somebody else")
+
+
+def test_the_source_stays_chosen_while_another_page_is_looked_at(page: Page) -> None:
+    page.get_by_label("Source").select_option("jbi")
+    page.get_by_role("link", name="Batches", exact=True).click()
+    page.get_by_role("heading", name="Batches").wait_for()
+    page.get_by_role("link", name="Station", exact=True).click()
+    expect(page.get_by_label("Source")).to_have_value("jbi")
+
+
+def test_a_sign_in_link_that_was_cut_off_is_refused_in_words(visitor: Page) -> None:
+    visitor.goto("/sign-in#token=abc%")
+    expect(visitor.get_by_role("alert")).to_contain_text("The link was used before, or is too old")
+    expect(visitor.get_by_label("API key")).to_be_visible()

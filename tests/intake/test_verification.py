@@ -448,6 +448,9 @@ class TestTheCommand:
         status, _, said = command("collect")
         assert status == 1
         assert said.startswith("More than 20 files have no batch, and none of them was removed.")
+        status, printed, _ = command("collect", "--json")
+        refused = json.loads(printed)
+        assert (status, refused["too_many"], refused["removed"]) == (1, True, {"blob": 0, "arrival": 0})
         assert all((tmp_path / "blobs" / key).exists() for key in keys)
         assert command("collect", "--dry-run")[0] == 0
         assert json.loads(command("collect", "--all", "--json")[1])["removed"]["blob"] == 21

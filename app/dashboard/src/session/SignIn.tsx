@@ -20,6 +20,15 @@ function leaveSignIn(navigate: NavigateFunction): void {
   if (window.location.pathname === "/sign-in") void navigate("/", { replace: true });
 }
 
+/** A link that was cut off in the middle of an escape is for the server to refuse, as any other that is no good. */
+function decoded(token: string): string {
+  try {
+    return decodeURIComponent(token);
+  } catch {
+    return token;
+  }
+}
+
 export function SignInPage() {
   return (
     <main className="page narrow" id="main" tabIndex={-1}>
@@ -91,7 +100,7 @@ export function SignInForm() {
     if (token === undefined) return;
     // The token works once: it has no place in the history, and is not read from there a second time.
     window.history.replaceState(null, "", window.location.pathname);
-    finish(calls.signInWithToken(decodeURIComponent(token)));
+    finish(calls.signInWithToken(decoded(token)));
   });
 
   const submit = (event: FormEvent) => {

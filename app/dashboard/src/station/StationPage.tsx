@@ -14,15 +14,13 @@ import { FileCard } from "./FileCard";
 import { isDone } from "./machine";
 import { useStation } from "./provider";
 
-const DEFAULT_SOURCE = "manual";
 const UNTAKEN = "The files were not taken: the error budget must be a whole number from 0 to 100.";
 
 const budgetOf = (text: string) => (/^\d{1,3}$/.test(text) && Number(text) <= 100 ? Number(text) : null);
 
 export function StationPage() {
-  const { items, choose, dispatch } = useStation();
+  const { items, choose, dispatch, source, setSource } = useStation();
   const { data: server } = useQuery({ queryKey: ["server"], queryFn: calls.server, staleTime: Number.POSITIVE_INFINITY });
-  const [source, setSource] = useState<Batch["source"]>(DEFAULT_SOURCE);
   const [threshold, setThreshold] = useState<string | null>(null);
   const [wasTaken, setTaken] = useState(true);
   const [sourceId, budgetId, budgetNote] = [useId(), useId(), useId()];

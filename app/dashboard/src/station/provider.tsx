@@ -1,7 +1,7 @@
 /** Carries the station's files through: hashes, asks, sends, watches. Stands above the pages, so leaving the station stops nothing. */
 
 import { useQuery } from "@tanstack/react-query";
-import { createContext, use, useEffect, useMemo, useReducer, useRef, type ReactNode } from "react";
+import { createContext, use, useEffect, useMemo, useReducer, useRef, useState, type ReactNode } from "react";
 
 import * as calls from "../api/calls";
 import { Refusal, sentence, UNREACHED, type Batch } from "../api/client";
@@ -17,12 +17,16 @@ const AT_ONCE = 3;
 const POLL_MS = 2000;
 const PATIENCE_MS = 8000;
 const RESUMED = "dragonfly.batches";
+const DEFAULT_SOURCE = "manual";
 
 type Held = File | null;
 
 interface Value {
   items: Station<Held>;
   choose: (files: readonly File[], sending: Sending) => void;
+  /** The source of the files to be chosen next; kept while other pages are looked at. */
+  source: Batch["source"];
+  setSource: (source: Batch["source"]) => void;
   dispatch: (event: Event<Held>) => void;
   /** Stop what is under way for this file; a batch is cancelled on the server. */
   cancel: (item: Item<Held>) => void;
@@ -32,6 +36,7 @@ const Context = createContext<Value | null>(null);
 
 export function StationProvider({ children }: { children: ReactNode }) {
   const [items, dispatch] = useReducer(reduce<Held>, [], resumed);
+  const [source, setSource] = useState<Batch["source"]>(DEFAULT_SOURCE);
   const running = useRef(new Map<string, { task: string; stop: () => void }>());
   const { data: server } = useQuery({ queryKey: ["server"], queryFn: calls.server, staleTime: Number.POSITIVE_INFINITY });
   const mostBytes = server?.max_upload_bytes ?? null;
@@ -79,6 +84,8 @@ export function StationProvider({ children }: { children: ReactNode }) {
     () => ({
       items,
       dispatch,
+      source,
+      setSource,
       choose: (files: readonly File[], wanted: Sending) =>
         dispatch({
           type: "chosen",
@@ -103,7 +110,7 @@ export function StationProvider({ children }: { children: ReactNode }) {
         );
       },
     }),
-    [items, mostBytes],
+    [items, mostBytes, source],
   );
 
   return (
