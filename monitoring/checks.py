@@ -212,7 +212,9 @@ def webhook(scene: Scene) -> Finding:
     target = webhook_of(scene.settings)
     if target is None:
         return Finding("webhook", Level.HEALTHY, "Skipped: DISCORD_WEBHOOK_URL is not set", {"skipped": True})
-    state = alerts.webhook_state(scene.connection, target.fingerprint)
+    state = alerts.webhook_state(
+        scene.connection, target.fingerprint, since=scene.started_at if scene.start_is_known else None
+    )
     oldest = state.oldest_waiting_seconds or 0.0
     details = {
         "threshold_minutes": limit,
