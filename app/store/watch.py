@@ -283,6 +283,22 @@ def seen_workers(connection: Connection) -> list[SeenWorker]:
     ]
 
 
+def free_disks(connection: Connection, *, silent_seconds: float) -> dict[str, float]:
+    """By host, the free share in percent of the fullest disk, as the workers tell that were seen within so many seconds."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT host, min(disk_free_percent) FROM ops.workers
+            WHERE disk_free_percent IS NOT NULL
+                AND last_seen_at >= clock_timestamp() - make_interval(secs => :silent)
+            GROUP BY host ORDER BY host
+            """
+        ),
+        {"silent": silent_seconds},
+    )
+    return {host: float(percent) for host, percent in rows}
+
+
 def not_replaced(dead: Sequence[SeenWorker], alive: Sequence[SeenWorker]) -> list[SeenWorker]:
     """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
     free = sorted((worker for worker in alive if not worker.replaces), key=lambda worker: worker.started_at)

@@ -308,6 +308,35 @@ class TestChecksThatCannotRun:
         assert (alert.check, alert.level) == ("workers", Level.CRITICAL)
         assert alert.message == "Cannot run: ProgrammingError, SQLSTATE 42P01"
 
+    def test_a_locked_table_stops_those_alone_that_need_it(
+        self, watching: Sentinel, owner_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sentinel, "_STATEMENT_SECONDS", 0.3)
+        monkeypatch.setattr(sentinel, "_GLANCE_SECONDS", 0.3)
+        with owner_engine.begin() as connection:
+            connection.execute(text("LOCK TABLE intake.batches IN ACCESS EXCLUSIVE MODE"))
+            report = watching.run()
+        assert [alert.check for alert in report.alerts] == [
+            "stuck_batches",
+            "error_spike",
+            "ledger",
+            "backlog",
+            "workers",
+            "duplicate_rate",
+        ]
+        assert {alert.message for alert in report.alerts} == {"Cannot run: OperationalError, SQLSTATE 57014"}
+
+    @pytest.mark.parametrize("table", ["ops.sentinel_runs", "ops.api_keys"])
+    def test_a_lock_on_what_is_on_record_hides_no_finding(
+        self, watching: Sentinel, left: Left, owner_engine: Engine, monkeypatch: pytest.MonkeyPatch, table: str
+    ) -> None:
+        monkeypatch.setattr(sentinel, "_GLANCE_SECONDS", 0.3)
+        left.do("DELETE FROM ops.heartbeats")
+        with owner_engine.begin() as connection:
+            connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+            report = watching.run()
+        assert [alert.message for alert in report.alerts] == ["Beat has never been seen, a sign within 60s expected"]
+
     def test_one_that_hangs_is_given_up(self, watching: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bounded, "LONGEST_SECONDS", 0.5)
         released = threading.Event()
