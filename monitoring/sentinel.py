@@ -61,6 +61,10 @@ class Sentinel:
     """Whether the database did not answer when it was asked last."""
     _back_at: dt.datetime | None = field(default=None, init=False)
     """When it was found to answer again, by its own clock."""
+    _outage: Outage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._outage = Outage(self.settings.home)
 
     def run(self, only: Collection[str] = tuple(CHECKS)) -> Report:
         """Run the checks, these only, and record nothing. Never raises: what cannot run is CRITICAL with its reason."""
@@ -97,18 +101,17 @@ class Sentinel:
         log.info("sentinel ran", status=report.status.value, alerts=[finding.check for finding in report.alerts])
         database = next(finding for finding in report.findings if finding.check == "database")
         webhook = self._webhook()
-        outage = Outage(self.settings.home)
         if database.level is Level.CRITICAL:
-            outage.tell(database, self.settings, webhook)
+            self._outage.tell(database, self.settings, webhook)
             return report
         engine = open_single(self.settings.require_database_url(), idle_seconds=IDLE_SECONDS)
         took = round((time.monotonic() - began) * 1000)
         try:
-            bounded.call(lambda: outage.end(engine, self.settings.env))
+            bounded.call(lambda: self._outage.end(engine, self.settings.env))
             bounded.call(lambda: record(engine, report, duration_ms=took))
         except (SQLAlchemyError, TimeoutError) as trouble:
             log.error("sentinel could not record", problem=_reason(trouble))
-            outage.tell(
+            self._outage.tell(
                 _cannot_run("database", f"the run could not be recorded: {_reason(trouble)}"), self.settings, webhook
             )
         return report

@@ -29,7 +29,7 @@ from app.local.valkey import free_port
 from app.settings import Settings
 from app.store import sentinel as store
 from app.store.database import open_single
-from monitoring import bounded, checks, sentinel
+from monitoring import bounded, checks, outage, sentinel
 from monitoring.report import Finding, Level, Status
 from monitoring.sentinel import Sentinel
 from tests.conftest import Look
@@ -470,6 +470,95 @@ class TestWithoutPostgres:
             monkeypatch.setattr(store, "lock", hangs)
             dataclasses.replace(watching, settings=chosen).watch()
             assert discord.shown == ["Cannot run: the run could not be recorded: no answer within 1s"]
+
+
+class TestTheOutageOfPostgres:
+    """Told without an outbox, and remembered until it is over."""
+
+    @pytest.fixture
+    def discord(self) -> Iterator[DiscordStub]:
+        with DiscordStub() as running:
+            yield running
+
+    @pytest.fixture
+    def away(self, watching: Sentinel, discord: DiscordStub) -> Sentinel:
+        """A sentinel whose database is not there."""
+        watching.settings = dataclasses.replace(
+            watching.settings,
+            discord_webhook_url=discord.url,
+            database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere",
+        )
+        return watching
+
+    @staticmethod
+    def titles(discord: DiscordStub) -> list[str]:
+        return [request.embed["title"] for request in discord.taken]
+
+    @staticmethod
+    def comes_back(away: Sentinel, settings: Settings) -> None:
+        away.settings = dataclasses.replace(away.settings, database_url=settings.database_url)
+        assert away.watch().status is Status.HEALTHY
+
+    def test_it_is_told_once_and_put_on_record_when_it_is_over(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
+    ) -> None:
+        for _ in range(3):
+            away.watch()
+        assert self.titles(discord) == ["database raised"]
+        self.comes_back(away, settings)
+        assert flips(look) == [("database", "HEALTHY", "CRITICAL"), ("database", "CRITICAL", "HEALTHY")]
+        assert [kind for kind, *_ in alerts(look)] == ["recovered"]
+        assert not (settings.home / "sentinel.json").exists()
+
+    def test_it_is_told_once_on_a_home_that_cannot_be_written(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
+    ) -> None:
+        settings.home.write_text("no folder")
+        for _ in range(3):
+            away.watch()
+        assert self.titles(discord) == ["database raised"]
+        self.comes_back(away, settings)
+        assert flips(look) == [("database", "HEALTHY", "CRITICAL"), ("database", "CRITICAL", "HEALTHY")]
+        assert [kind for kind, *_ in alerts(look)] == ["recovered"]
+
+    def test_one_that_was_sent_before_the_disk_was_full_is_not_sent_again(
+        self, away: Sentinel, discord: DiscordStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        write = outage._write
+        monkeypatch.setattr(outage, "_write", lambda file, known: full() if known.told_at else write(file, known))
+        for _ in range(2):
+            away.watch()
+        assert self.titles(discord) == ["database raised"]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "{}",
+            "[]",
+            "null",
+            '{"since": "x", "told_at": null, "finding": {}}',
+            '{"since": "2025-01-07T12:00:00", "told_at": null,'
+            ' "finding": {"check": "database", "level": "CRITICAL", "message": "m", "details": {}}}',
+            '{"since": "2025-01-07T12:00:00+00:00", "told_at": 5,'
+            ' "finding": {"check": "database", "level": "CRITICAL", "message": "m", "details": {}}}',
+            '{"since": "2025-01-07T12:00:00+00:00", "told_at": null,'
+            ' "finding": {"check": "database", "level": "BAD", "message": "m", "details": []}}',
+        ],
+    )
+    def test_a_file_of_another_shape_is_none(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look, content: str
+    ) -> None:
+        settings.home.mkdir(parents=True)
+        (settings.home / "sentinel.json").write_text(content)
+        away.watch()
+        assert self.titles(discord) == ["database raised"]
+        (settings.home / "sentinel.json").write_text(content)
+        self.comes_back(away, settings)
+        assert flips(look) == []
 
 
 class TestASentinelThatStandsStill:
