@@ -162,6 +162,15 @@ class TestTheReport:
         assert look.count("ops.sentinel_runs") == before
         assert flips(look) == []
 
+    @pytest.mark.parametrize("program", ["monitoring.sentinel", "app.cli"])
+    @pytest.mark.parametrize("interval", ["nan", "inf", "-inf", "1e11", "0.5", "86401", "soon"])
+    def test_an_interval_is_from_a_second_to_a_day(self, run: Run, program: str, interval: str) -> None:
+        command = ["sentinel"] if program == "app.cli" else []
+        done = run(*command, "--loop", "--interval", interval, program=program)
+        assert done.returncode == 2
+        assert "Error: Invalid value for '--interval': " in done.stderr
+        assert "Traceback" not in done.stderr
+
     def test_a_wrong_name_is_answered_with_the_right_ones(self, run: Run) -> None:
         done = run("--check", "stuck")
         assert done.returncode == 2

@@ -371,5 +371,11 @@ class TestLimitsBySource:
         with pytest.raises(SettingsError, match="SENTINEL_ERROR_PERCENT"):
             Settings.load()
 
+    @pytest.mark.parametrize("text", ["0", "nan", "inf", "1e11", "86401"])
+    def test_an_interval_is_at_most_a_day(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        monkeypatch.setenv("SENTINEL_INTERVAL_SECONDS", text)
+        with pytest.raises(SettingsError, match="SENTINEL_INTERVAL_SECONDS must be"):
+            Settings.load()
+
     def test_the_sources_are_those_of_the_batches(self) -> None:
         assert app.settings.SOURCES == app.batch.SOURCES
