@@ -119,6 +119,11 @@ class TestTheReport:
         }
         assert report.keys() == {"timestamp", "environment", "overall_status", "alerts", "metrics"}
 
+    def test_dates_in_another_style_are_no_finding(self, watching: Sentinel, left: Left, run: Run) -> None:
+        left.counted(inserted=3)
+        done = run("--json", PGDATESTYLE="German")
+        assert (done.returncode, json.loads(done.stdout)["alerts"]) == (0, []), done.stderr
+
     def test_a_warning_is_degraded_and_exit_status_1(self, watching: Sentinel, left: Left, run: Run) -> None:
         left.batch("uploaded", since_minutes=25)
         done = run("--json", "--env", "prod")
