@@ -427,7 +427,9 @@ def _with_secret_files(source: Mapping[str, str]) -> dict[str, str]:
             value = Path(path).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
-            raise SettingsError(f"{variable}{_BY_FILE} names {path}, which cannot be read: {reason}.") from None
+            # What is no path may be the secret itself.
+            named = path if path.startswith(("/", "~")) else "something else than the absolute path of a file"
+            raise SettingsError(f"{variable}{_BY_FILE} names {named}, which cannot be read: {reason}.") from None
         if value:
             found[variable] = value
     return found
