@@ -13,8 +13,8 @@ from tasks.app import QUEUES, app
 log = structlog.get_logger()
 
 NAME = "dragonfly.canary"
-_EXPIRES_SECONDS = 60
-"""Of those that a busy worker has not met in time, one is enough."""
+_SHORTEST_LIFE_SECONDS = 60.0
+"""Of those that a busy worker has not met in time, one is enough; but one there is to be, until the next leaves."""
 
 
 @app.task(name=NAME)
@@ -34,14 +34,13 @@ def send(celery: Celery, engine: Engine) -> None:
     with engine.begin() as connection:
         begun = {queue for queue in QUEUES if watch.canary_leaves(connection, queue)}
     waiting = list(QUEUES)
+    life = max(_SHORTEST_LIFE_SECONDS, process.settings().sentinel_interval_seconds)
     try:
         with celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
             producer = celery.amqp.Producer(connection)
             for queue in QUEUES:
-                celery.send_task(
-                    NAME, args=[queue], queue=queue, producer=producer, retry=False, expires=_EXPIRES_SECONDS
-                )
+                celery.send_task(NAME, args=[queue], queue=queue, producer=producer, retry=False, expires=life)
                 waiting.remove(queue)
     except Exception as problem:
         log.warning("canary not sent", problem=type(problem).__name__)

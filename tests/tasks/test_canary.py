@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 
 import pytest
 from celery import Celery
@@ -13,7 +14,7 @@ from app.store import watch
 from tasks import canary
 from tasks.app import QUEUES
 from tests.conftest import Look
-from tests.tasks.conftest import begun
+from tests.tasks.conftest import Queues, begun
 
 
 @pytest.fixture
@@ -42,6 +43,18 @@ def test_one_that_comes_back_at_once_is_not_out(
     for _ in range(2):
         canary.send(celery, database)
         assert waiting(database) == dict.fromkeys(sorted(QUEUES))
+
+
+@pytest.mark.parametrize("interval", [10, 300])
+def test_one_that_a_busy_worker_meets_late_is_still_there_until_the_next_leaves(
+    settings: Settings, database: Engine, queues: Queues, monkeypatch: pytest.MonkeyPatch, interval: float
+) -> None:
+    with begun(dataclasses.replace(settings, sentinel_interval_seconds=interval), monkeypatch) as celery:
+        canary.send(celery, database)
+    ((message,), now) = queues.raw("low"), dt.datetime.now(dt.UTC)
+    expires = dt.datetime.fromisoformat(message["headers"]["expires"])
+    lasts = max(60, interval)
+    assert lasts - 30 < (expires - now).total_seconds() <= lasts
 
 
 def test_one_whose_sender_ends_before_it_leaves_comes_back_with_the_next(
