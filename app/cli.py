@@ -252,15 +252,20 @@ def _prepare_database(settings: Settings, *, local: bool, keys: Mapping[str, str
 
 
 def _database_work(what: str, work: Callable[[], object]) -> None:
-    """Do ``work``; a failure of the database becomes LocalStackError with its first line, which holds no row's data."""
+    """Do ``work``; a failure of the database becomes LocalStackError, with what the server says, which holds no row's data.
+
+    Where there is no answer of a server, the text is libpq's and may quote the address, with its password.
+    """
     import psycopg
     import sqlalchemy.exc
 
     try:
         work()
     except (psycopg.Error, sqlalchemy.exc.SQLAlchemyError) as problem:
-        first_line = (str(getattr(problem, "orig", None) or problem).splitlines() or [type(problem).__name__])[0]
-        raise LocalStackError(f"{what}: {first_line}") from None
+        original = getattr(problem, "orig", None) or problem
+        said = getattr(getattr(original, "diag", None), "message_primary", None)
+        kind = f"{type(original).__name__}: is the server running, and are its address and password right?"
+        raise LocalStackError(f"{what}: {said or kind}") from None
 
 
 def _own_version() -> str | None:

@@ -33,8 +33,24 @@ class RefusedError(Exception):
         self.problem = dict(problem)
 
 
+def origin_of(url: str) -> str:
+    """Scheme, host and port of a web address: what may be shown, for the rest may hold a password.
+
+    Raises ValueError where it is no web address.
+    """
+    try:
+        # Each refuses what the other lets pass.
+        urlsplit(url)
+        address = httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        raise ValueError("no web address") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ValueError("no web address")
+    return f"{address.scheme}://{address.netloc.decode('ascii')}"
+
+
 class Client:
-    """Asks the server at ``url`` with ``key``. A context manager; ``pause`` waits so many seconds."""
+    """Asks the server at ``url``, a web address, with ``key``. A context manager; ``pause`` waits so many seconds."""
 
     def __init__(
         self,
@@ -44,15 +60,16 @@ class Client:
         transport: httpx.BaseTransport | None = None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._url = url.rstrip("/")
+        self.origin = origin_of(url)
+        """The server as it may be shown."""
         self._pause = pause
         self._http = httpx.Client(
-            base_url=self._url,
+            base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {key}"},
             timeout=_TIMEOUT,
             transport=transport,
             # A proxy cannot reach what listens on this machine's loopback.
-            trust_env=not _is_loopback(self._url),
+            trust_env=not _is_loopback(url),
         )
 
     def __enter__(self) -> Self:
@@ -111,25 +128,25 @@ class Client:
             response = self._http.request(method, path, **content)
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise NoAnswerError(
-                f"No server answers at {self._url}: start one with 'dragonfly up', or set DRAGONFLY_URL."
+                f"No server answers at {self.origin}: start one with 'dragonfly up', or set DRAGONFLY_URL."
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as problem:
-            raise NoAnswerError(f"{self._url} broke off: {type(problem).__name__}.") from None
+            raise NoAnswerError(f"{self.origin} broke off: {type(problem).__name__}.") from None
         try:
             document = response.json()
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise NoAnswerError(f"What answers at {self._url} is not Dragonfly (HTTP {response.status_code}).")
+            raise NoAnswerError(f"What answers at {self.origin} is not Dragonfly (HTTP {response.status_code}).")
         if response.status_code < _CLIENT_ERROR:
             return document
         refused = RefusedError(document)
         if document.get("code") == "BUSY":
             raise _BusyError(str(refused), _seconds(response.headers.get("Retry-After")))
         if response.status_code in _KEY_REFUSED:
-            raise NoAnswerError(f"{self._url} refuses the key, {refused} Set DRAGONFLY_KEY to a valid one.")
+            raise NoAnswerError(f"{self.origin} refuses the key, {refused} Set DRAGONFLY_KEY to a valid one.")
         if response.status_code >= _SERVER_ERROR:
-            raise NoAnswerError(f"{self._url} cannot do it now, {refused}")
+            raise NoAnswerError(f"{self.origin} cannot do it now, {refused}")
         raise refused
 
 

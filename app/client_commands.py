@@ -125,14 +125,18 @@ def _asking(settings: Settings) -> Iterator[Client]:
 
 def client_for(settings: Settings) -> Client:
     """A client of DRAGONFLY_URL, else of the running local stack. Raises CouldNotError where address or key is missing."""
-    from app.client import Client
+    from app.client import Client, origin_of
 
     if settings.dragonfly_url is None:
         raise CouldNotError(
             f"No local stack runs on {settings.home}: start one with 'dragonfly up', or set DRAGONFLY_URL."
         )
-    if not settings.dragonfly_url.startswith(("http://", "https://")):
-        raise CouldNotError("DRAGONFLY_URL must begin with http:// or https://.")
+    try:
+        origin_of(settings.dragonfly_url)
+    except ValueError:
+        raise CouldNotError(
+            "DRAGONFLY_URL is no web address: it must begin with http:// or https://, then name a host, and a port if need be."
+        ) from None
     return Client(settings.dragonfly_url, key_of(settings))
 
 

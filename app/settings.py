@@ -25,6 +25,7 @@ _BY_FILE = "_FILE"
 _KIB = 1024
 _MIB = 1024 * _KIB
 _GIB = 1024 * _MIB
+_DAY_SECONDS = 86_400
 MIN_KEY_CHARACTERS = 20
 """Of a key that somebody chose; those that are made here have 43."""
 
@@ -65,6 +66,12 @@ def _number_above_0(text: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"must be a number above 0, found {text!r}")
     return number
+
+
+def _within_a_day(text: str) -> float:
+    if (seconds := _number_above_0(text)) > _DAY_SECONDS:
+        raise ValueError(f"must be at most a day, {_DAY_SECONDS}, found {text!r}")
+    return seconds
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -214,7 +221,7 @@ class Settings:
         "RUNBOOK_URL", "Where docs/RUNBOOK_OPS.md is published; alerts link to its sections", None
     )
     sentinel_interval_seconds: float = _setting(
-        "SENTINEL_INTERVAL_SECONDS", "How often beat runs the sentinel, in seconds", 60.0, _number_above_0
+        "SENTINEL_INTERVAL_SECONDS", "How often beat runs the sentinel, in seconds", 60.0, _within_a_day
     )
     sentinel_stuck_minutes: float = _setting(
         "SENTINEL_STUCK_MINUTES",
@@ -420,7 +427,9 @@ def _with_secret_files(source: Mapping[str, str]) -> dict[str, str]:
             value = Path(path).expanduser().read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
-            raise SettingsError(f"{variable}{_BY_FILE} names {path}, which cannot be read: {reason}.") from None
+            # What is no path may be the secret itself.
+            named = path if path.startswith(("/", "~")) else "something else than the absolute path of a file"
+            raise SettingsError(f"{variable}{_BY_FILE} names {named}, which cannot be read: {reason}.") from None
         if value:
             found[variable] = value
     return found

@@ -212,7 +212,9 @@ def webhook(scene: Scene) -> Finding:
     target = webhook_of(scene.settings)
     if target is None:
         return Finding("webhook", Level.HEALTHY, "Skipped: DISCORD_WEBHOOK_URL is not set", {"skipped": True})
-    state = alerts.webhook_state(scene.connection, target.fingerprint)
+    state = alerts.webhook_state(
+        scene.connection, target.fingerprint, since=scene.started_at if scene.start_is_known else None
+    )
     oldest = state.oldest_waiting_seconds or 0.0
     details = {
         "threshold_minutes": limit,
@@ -235,11 +237,7 @@ def webhook(scene: Scene) -> Finding:
 def disk_space(scene: Scene) -> Finding:
     """The disks that the workers write to; this machine's home where no worker has told."""
     limit = scene.settings.sentinel_disk_percent
-    told = {
-        worker.host: worker.disk_free_percent
-        for worker in watch.seen_workers(scene.connection)
-        if worker.disk_free_percent is not None and worker.silent_seconds <= scene.settings.sentinel_worker_seconds
-    }
+    told = watch.free_disks(scene.connection, silent_seconds=scene.settings.sentinel_worker_seconds)
     if not told and scene.local_disk_free_percent is not None:
         told = {"this machine": scene.local_disk_free_percent}
     details: dict[str, Any] = {"threshold_percent": limit, "free_percent": told}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from monitoring.scene import Broker
 
 INTERVAL_SECONDS = 300
+LONGEST_INTERVAL_SECONDS = 86_400
 BROKER_TIMEOUT_SECONDS = 2.0
 _COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
 
@@ -35,12 +37,22 @@ class CheckName(click.ParamType[str]):
         return value
 
 
+class Seconds(click.FloatRange):
+    """So many seconds, which neither end of the range keeps from being no number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds.", param, ctx)
+        return seconds
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each run.")
 @click.option("--loop", is_flag=True, help="Run again and again until stopped.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=1),
+    type=Seconds(1, LONGEST_INTERVAL_SECONDS),
     default=INTERVAL_SECONDS,
     show_default=True,
     help="Seconds between the runs of --loop.",

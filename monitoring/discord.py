@@ -149,10 +149,14 @@ def send_directly(
 
 
 def _prepare(engine: Engine, webhook: Webhook, http: httpx.Client) -> None:
-    """Take over what another webhook refused, and ask a dead one, once an hour, if it lives."""
+    """Leave out what was over before there was a webhook, take over what another one refused, and ask a dead one, once an
+    hour, if it lives."""
     with engine.begin() as connection:
+        dropped = alerts.meet_webhook(connection)
         alerts.requeue(connection, webhook.fingerprint)
         is_to_be_asked = alerts.claim_probe(connection, webhook.fingerprint, again_after_seconds=_PROBE_SECONDS)
+    if dropped:
+        log.info("alerts of before the webhook dropped", alerts=dropped)
     if is_to_be_asked and lives(http, webhook):
         log.info("the webhook lives again", webhook=webhook.fingerprint)
         with engine.begin() as connection:

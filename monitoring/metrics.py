@@ -135,7 +135,9 @@ SENTINEL_LEVEL = _gauge(
 )
 ALERTS = _gauge("dragonfly_alerts", "Alerts of the last 30 days, by what they said", "check", "level")
 ALERTS_WAITING = _gauge("dragonfly_alerts_waiting", "Alerts that are still to be sent")
-ALERTS_OLDEST = _gauge("dragonfly_alerts_waiting_oldest_seconds", "The longest wait among these alerts")
+ALERTS_OLDEST = _gauge(
+    "dragonfly_alerts_waiting_oldest_seconds", "The longest wait among these alerts, since there is a webhook"
+)
 ALERTS_REFUSED = _gauge("dragonfly_alerts_refused", "Alerts that the webhook has refused for good")
 LEFTOVERS = _gauge(
     "dragonfly_leftovers_removed",

@@ -73,12 +73,13 @@ class SchemaCache:
         """Tell PostgREST to reload: ``sent``, else why not."""
         if self._direct_url is None:
             return "DATABASE_DIRECT_URL is not set"
-        with engine.begin() as connection:
-            if not watch.take_turn(connection, _TURN, seconds=RELOAD_SECONDS):
-                return f"one was sent within the last {RELOAD_SECONDS:g}s"
         try:
-            with connect(self._direct_url) as direct:
+            # The turn is taken only where the reload is sent: whatever fails before gives it back.
+            with connect(self._direct_url) as direct, engine.begin() as connection:
+                if not watch.take_turn(connection, _TURN, seconds=RELOAD_SECONDS):
+                    return f"one was sent within the last {RELOAD_SECONDS:g}s"
                 direct.execute("NOTIFY pgrst, 'reload schema'")
+                direct.commit()
         except psycopg.Error as problem:
             return f"DATABASE_DIRECT_URL does not answer ({type(problem).__name__})"
         log.info("schema cache reload sent")

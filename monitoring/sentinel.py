@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.settings import Settings, read_run_file
@@ -27,7 +27,13 @@ from monitoring.schema_cache import SchemaCache
 
 log = structlog.get_logger()
 
-_STATEMENT_SECONDS = 10
+Found = TypeVar("Found")
+
+_STATEMENT_SECONDS = 10.0
+_GLANCE_SECONDS = 5.0
+_LONG_AGO: dt.datetime | None = dt.datetime.min.replace(tzinfo=dt.UTC)
+_CANCELLED = "57014"
+"""A statement that took too long: of these, one that waits for a lock."""
 _NO_DATABASE = "PostgreSQL does not answer"
 _NOT_MIGRATED = "the database lacks Dragonfly's tables: run 'dragonfly migrate'"
 _SENTENCES = {
@@ -55,6 +61,10 @@ class Sentinel:
     """Whether the database did not answer when it was asked last."""
     _back_at: dt.datetime | None = field(default=None, init=False)
     """When it was found to answer again, by its own clock."""
+    _outage: Outage = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._outage = Outage(self.settings.home)
 
     def run(self, only: Collection[str] = tuple(CHECKS)) -> Report:
         """Run the checks, these only, and record nothing. Never raises: what cannot run is CRITICAL with its reason."""
@@ -91,18 +101,17 @@ class Sentinel:
         log.info("sentinel ran", status=report.status.value, alerts=[finding.check for finding in report.alerts])
         database = next(finding for finding in report.findings if finding.check == "database")
         webhook = self._webhook()
-        outage = Outage(self.settings.home)
         if database.level is Level.CRITICAL:
-            outage.tell(database, self.settings, webhook)
+            self._outage.tell(database, self.settings, webhook)
             return report
         engine = open_single(self.settings.require_database_url(), idle_seconds=IDLE_SECONDS)
         took = round((time.monotonic() - began) * 1000)
         try:
-            bounded.call(lambda: outage.end(engine, self.settings.env))
+            bounded.call(lambda: self._outage.end(engine, self.settings.env))
             bounded.call(lambda: record(engine, report, duration_ms=took))
         except (SQLAlchemyError, TimeoutError) as trouble:
             log.error("sentinel could not record", problem=_reason(trouble))
-            outage.tell(
+            self._outage.tell(
                 _cannot_run("database", f"the run could not be recorded: {_reason(trouble)}"), self.settings, webhook
             )
         return report
@@ -129,8 +138,9 @@ class Sentinel:
     def _look_around(self, engine: Engine) -> Scene:
         with engine.connect() as connection:
             now = watch.clock(connection)
-            last = sentinel.last_run(connection)
+            last = _on_record(engine, sentinel.last_run, None)
             known_start = self._known_start(now)
+            begun = known_start or _on_record(engine, sentinel.first_sign_at, _LONG_AGO)
             if self._is_away:
                 self._is_away, self._back_at = False, now
             return Scene(
@@ -138,7 +148,7 @@ class Sentinel:
                 engine=engine,
                 connection=connection,
                 now=now,
-                started_at=known_start or sentinel.first_sign_at(connection) or now,
+                started_at=begun or now,
                 start_is_known=known_start is not None,
                 answers_since=self._back_at,
                 grace_seconds=2 * self.interval_seconds,
@@ -162,6 +172,18 @@ class Sentinel:
         return SchemaCache(self.settings.postgrest_url, self.settings.database_direct_url)
 
 
+def _on_record(engine: Engine, ask: Callable[[Connection], Found], otherwise: Found) -> Found:
+    """What it gives; ``otherwise`` where somebody else's lock is on a table that it needs. The checks that need it say so."""
+    try:
+        with engine.begin() as connection:
+            connection.execute(text(f"SET LOCAL statement_timeout = '{_GLANCE_SECONDS:g}s'"))
+            return ask(connection)
+    except SQLAlchemyError as trouble:
+        if _sqlstate(trouble) != _CANCELLED:
+            raise
+        return otherwise
+
+
 def _judge_all(only: Collection[str], scene: Scene) -> list[Finding]:
     """Each check's finding. Raises what the database does where it has ceased to answer: then none of them tells anything."""
     findings = []
@@ -182,7 +204,7 @@ def _ask(engine: Engine) -> None:
 def _judge(name: str, check: Check, scene: Scene) -> Finding:
     def work() -> Finding:
         with scene.engine.begin() as connection:
-            connection.execute(text(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'"))
+            connection.execute(text(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS:g}s'"))
             return check(dataclasses.replace(scene, connection=connection))
 
     try:

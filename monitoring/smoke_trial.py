@@ -54,7 +54,6 @@ class Trial:
         limit_seconds: float = LIMIT_SECONDS,
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._url = url
         self._client = Client(url, key, pause=self._pause)
         self._run = own
         self._stop = stop
@@ -73,7 +72,7 @@ class Trial:
             self._client.state()
         except (NoAnswerError, RefusedError, CaseFailedError) as problem:
             raise CouldNotSetUpError(
-                f"The server at {self._url} does not take a key that was made in DATABASE_DIRECT_URL's database: is that "
+                f"The server at {self._client.origin} does not take a key that was made in DATABASE_DIRECT_URL's database: is that "
                 f"the server's own? ({problem})"
             ) from None
 

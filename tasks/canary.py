@@ -13,8 +13,8 @@ from tasks.app import QUEUES, app
 log = structlog.get_logger()
 
 NAME = "dragonfly.canary"
-_EXPIRES_SECONDS = 60
-"""Of those that a busy worker has not met in time, one is enough."""
+_SHORTEST_LIFE_SECONDS = 60.0
+"""Of those that a busy worker has not met in time, one is enough; but one there is to be, until the next leaves."""
 
 
 @app.task(name=NAME)
@@ -25,23 +25,26 @@ def answer(queue: str) -> None:
 
 
 def send(celery: Celery, engine: Engine) -> None:
-    """Send one round every queue and note which the broker has taken within its timeouts, and which it has not.
+    """Note one for every queue, send them, and take back the note of those that the broker has not taken in time.
+
+    A process that ends in between leaves canaries noted that nobody can meet: those of the next round come back for them.
 
     Raises SQLAlchemyError.
     """
-    taken = []
+    with engine.begin() as connection:
+        begun = {queue for queue in QUEUES if watch.canary_leaves(connection, queue)}
+    waiting = list(QUEUES)
+    life = max(_SHORTEST_LIFE_SECONDS, process.settings().sentinel_interval_seconds)
     try:
         with celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=2)
             producer = celery.amqp.Producer(connection)
             for queue in QUEUES:
-                celery.send_task(
-                    NAME, args=[queue], queue=queue, producer=producer, retry=False, expires=_EXPIRES_SECONDS
-                )
-                taken.append(queue)
+                celery.send_task(NAME, args=[queue], queue=queue, producer=producer, retry=False, expires=life)
+                waiting.remove(queue)
     except Exception as problem:
         log.warning("canary not sent", problem=type(problem).__name__)
-    with engine.begin() as connection:
-        for queue in taken:
-            watch.canary_sent(connection, queue)
-        watch.canaries_held_up(connection, [queue for queue in QUEUES if queue not in taken])
+    if waiting:
+        with engine.begin() as connection:
+            watch.canaries_stayed(connection, [queue for queue in waiting if queue in begun])
+            watch.canaries_held_up(connection, [queue for queue in waiting if queue not in begun])

@@ -13,6 +13,9 @@ from sqlalchemy import Connection, text
 _CLAIM_LOCK = 0x616C7274
 _KEPT_DAYS = 30
 _REFUSAL_TOLD = "1 day"
+_WEBHOOK = "webhook"
+_WITHOUT_WEBHOOK = "1 day"
+"""Where nobody has had a webhook for so long, the next one is a first one."""
 
 # An alert's ``problem`` says what its last attempt met. These beginnings and this ending mean something to the queries.
 _ON_ITS_WAY = "no answer yet"
@@ -21,6 +24,22 @@ _DEAD = "dead webhook: "
 _DOUBT = "an attempt was never answered"
 
 _DEAD_MARK = f"sent_at IS NULL AND failed_at IS NOT NULL AND webhook = :webhook AND starts_with(problem, '{_DEAD}')"
+# What nobody has tried to send, but for the newest alert of a check that is unhealthy still, and for what stands behind one
+# that was tried.
+_HISTORY = """
+    old.sent_at IS NULL AND old.attempts = 0
+    AND (old.level = 'HEALTHY'
+        OR EXISTS (SELECT FROM ops.alerts later WHERE later.check_name = old.check_name AND later.id > old.id))
+    AND NOT EXISTS (
+        SELECT FROM ops.alerts tried
+        WHERE tried.check_name = old.check_name AND tried.sent_at IS NULL AND tried.attempts > 0)
+"""
+WAITS_SINCE = f"""
+    CASE WHEN attempts > 0 THEN created_at ELSE (
+        SELECT greatest(created_at, started_at) FROM ops.heartbeats
+        WHERE name = '{_WEBHOOK}' AND seen_at > clock_timestamp() - interval '{_WITHOUT_WEBHOOK}') END
+"""
+"""Of an alert that waits: since when it could have been sent. NULL while there is no webhook."""
 # ``heads`` are the alerts that may go: of each check the oldest that waits, so that none overtakes an earlier one.
 # ``holds`` are those that keep every other one back: one that is on its way, and one that met a rate limit.
 _QUEUE = f"""
@@ -61,7 +80,7 @@ class Alert:
 class WebhookState:
     """How the outbox stands with one webhook.
 
-    ``waiting`` counts what is still to be sent, ``refused`` what the webhook refused for good: a single alert within the
+    ``waiting`` counts what is still to be sent, and the oldest has waited since there was a webhook; ``refused`` what the webhook refused for good: a single alert within the
     last day, or, when it is ``dead``, the one at which that was found. ``last_problem`` is a sentence of ours: a status
     code, a kind of failure.
     """
@@ -114,6 +133,29 @@ def add(
         },
     )
     return bool(added.rowcount)
+
+
+def meet_webhook(connection: Connection) -> int:
+    """A sign of whoever has a webhook to send to. Returns how many alerts were dropped, for nobody had one before.
+
+    Those are of incidents that are over; one that goes on is told by the newest alert of its check.
+    """
+    is_first = connection.execute(
+        text(
+            f"""
+            INSERT INTO ops.heartbeats (name) VALUES (:name)
+            ON CONFLICT (name) DO UPDATE SET started_at = clock_timestamp(), seen_at = clock_timestamp()
+                WHERE heartbeats.seen_at <= clock_timestamp() - interval '{_WITHOUT_WEBHOOK}'
+            """
+        ),
+        {"name": _WEBHOOK},
+    ).rowcount
+    if is_first:
+        return connection.execute(text(f"DELETE FROM ops.alerts old WHERE {_HISTORY}")).rowcount
+    connection.execute(
+        text("UPDATE ops.heartbeats SET seen_at = clock_timestamp() WHERE name = :name"), {"name": _WEBHOOK}
+    )
+    return 0
 
 
 def claim(connection: Connection, webhook: str, *, lease_seconds: float) -> Alert | None:
@@ -277,13 +319,15 @@ def requeue(connection: Connection, webhook: str) -> int:
     ).rowcount
 
 
-def webhook_state(connection: Connection, webhook: str) -> WebhookState:
-    """How the outbox stands with the webhook of this fingerprint."""
+def webhook_state(connection: Connection, webhook: str, *, since: dt.datetime | None = None) -> WebhookState:
+    """How the outbox stands with the webhook of this fingerprint, which may be there only ``since`` then."""
     row = connection.execute(
         text(
             f"""
             WITH unsent AS (
-                SELECT id, created_at, failed_at, problem, failed_at IS NULL OR webhook <> :webhook AS waits,
+                SELECT id, failed_at, problem, failed_at IS NULL OR webhook <> :webhook AS waits,
+                    CASE WHEN attempts = 0 AND {WAITS_SINCE} < CAST(:since AS timestamptz) THEN :since
+                        ELSE {WAITS_SINCE} END AS waits_since,
                     {_DEAD_MARK} AS dead
                 FROM ops.alerts WHERE sent_at IS NULL
             ), told AS (
@@ -291,7 +335,7 @@ def webhook_state(connection: Connection, webhook: str) -> WebhookState:
                 WHERE waits OR dead OR failed_at > clock_timestamp() - interval '{_REFUSAL_TOLD}'
             )
             SELECT count(*) FILTER (WHERE waits) AS waiting,
-                extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE waits)) AS oldest,
+                extract(epoch FROM clock_timestamp() - min(waits_since) FILTER (WHERE waits)) AS oldest,
                 count(*) FILTER (WHERE NOT waits) AS refused,
                 coalesce(bool_or(dead), false) AS dead,
                 (
@@ -302,7 +346,7 @@ def webhook_state(connection: Connection, webhook: str) -> WebhookState:
             FROM told
             """
         ),
-        {"webhook": webhook},
+        {"webhook": webhook, "since": since},
     ).one()
     return WebhookState(
         waiting=row.waiting,
@@ -315,19 +359,21 @@ def webhook_state(connection: Connection, webhook: str) -> WebhookState:
 
 
 def prune(connection: Connection) -> int:
-    """Remove the alerts that were sent 30 days ago, and, where there never was a webhook, what is a day old.
+    """Remove the alerts that were sent 30 days ago, and, where nobody has a webhook, what is a day old.
 
-    Else the first webhook to be set would be sent the history of the pipeline. Returns how many.
+    The first webhook to be set is not sent the history of the pipeline, so none is kept for it. Returns how many.
     """
     return connection.execute(
         text(
-            """
-            DELETE FROM ops.alerts WHERE sent_at < statement_timestamp() - make_interval(days => :days)
-                OR (created_at < statement_timestamp() - interval '1 day' AND NOT EXISTS (
-                    SELECT FROM ops.alerts tried WHERE tried.attempts > 0))
+            f"""
+            DELETE FROM ops.alerts old WHERE sent_at < statement_timestamp() - make_interval(days => :days)
+                OR (created_at < statement_timestamp() - interval '{_WITHOUT_WEBHOOK}' AND {_HISTORY}
+                    AND NOT EXISTS (
+                        SELECT FROM ops.heartbeats
+                        WHERE name = :name AND seen_at > clock_timestamp() - interval '{_WITHOUT_WEBHOOK}'))
             """
         ),
-        {"days": _KEPT_DAYS},
+        {"days": _KEPT_DAYS, "name": _WEBHOOK},
     ).rowcount
 
 

@@ -116,7 +116,12 @@ def open_blobs(storage_url: str) -> Blobs:
     try:
         return ObjectBlobs(from_url(storage_url))
     except (BaseError, ValueError) as problem:
-        raise StorageError(f"STORAGE_URL cannot be used: {problem}") from None
+        # The problem's own text holds the address, which may hold a password.
+        scheme = storage_url.partition("://")[0]
+        raise StorageError(
+            f"STORAGE_URL cannot be used ({type(problem).__name__} at {scheme}://): it is to be a folder, or an address of a "
+            "store, which begins with s3://, gs:// or az://"
+        ) from None
 
 
 class FolderBlobs:

@@ -58,7 +58,7 @@ def open_engine(
         pool_pre_ping=True,
         hide_parameters=True,
     )
-    return _ending_when_idle(engine, idle_seconds)
+    return _ready(engine, idle_seconds)
 
 
 def open_single(url: str, *, idle_seconds: float | None = None) -> Engine:
@@ -66,7 +66,7 @@ def open_single(url: str, *, idle_seconds: float | None = None) -> Engine:
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: connect(url), poolclass=pool.NullPool, hide_parameters=True
     )
-    return _ending_when_idle(engine, idle_seconds)
+    return _ready(engine, idle_seconds)
 
 
 def end_when_idle(connection: Connection, seconds: float) -> None:
@@ -80,11 +80,22 @@ def end_when_idle(connection: Connection, seconds: float) -> None:
     )
 
 
-def _ending_when_idle(engine: Engine, seconds: float | None) -> Engine:
-    if seconds is not None:
-
-        @event.listens_for(engine, "begin")
-        def _bound(connection: Connection) -> None:
-            end_when_idle(connection, seconds)
+def _ready(engine: Engine, idle_seconds: float | None) -> Engine:
+    @event.listens_for(engine, "begin")
+    def _prepare(connection: Connection) -> None:
+        _write_moments_readably(connection)
+        if idle_seconds is not None:
+            end_when_idle(connection, idle_seconds)
 
     return engine
+
+
+def _write_moments_readably(connection: Connection) -> None:
+    """Have this transaction write moments in ISO's style, the only one in which psycopg reads them.
+
+    Another one may come from the server, the database, the role or PGDATESTYLE. The server tells it with the connection,
+    so it costs nothing where it is ISO; and it is set for the transaction alone, so a pooler may stand in between.
+    """
+    style = connection.connection.driver_connection.pgconn.parameter_status(b"DateStyle")  # type: ignore[union-attr]
+    if style is not None and not style.startswith(b"ISO"):
+        connection.execute(text("SET LOCAL datestyle = 'ISO'"))

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from app.batch import PRIORITIES, RUNNING, State
 from app.store import leftovers, sentinel, watch
+from app.store.alerts import WAITS_SINCE
 from app.store.claims import CLAIMABLE
 
 _LONGEST_STATEMENT = "5s"
@@ -140,9 +141,9 @@ def _outbox(connection: Connection) -> Outbox:
     counts = {(check, level): int(count) for check, level, count in kept}
     waiting, oldest, refused = connection.execute(
         text(
-            """
+            f"""
             SELECT count(*) FILTER (WHERE failed_at IS NULL),
-                extract(epoch FROM clock_timestamp() - min(created_at) FILTER (WHERE failed_at IS NULL)),
+                extract(epoch FROM clock_timestamp() - min({WAITS_SINCE}) FILTER (WHERE failed_at IS NULL)),
                 count(*) FILTER (WHERE failed_at IS NOT NULL)
             FROM ops.alerts WHERE sent_at IS NULL
             """

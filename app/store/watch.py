@@ -283,6 +283,22 @@ def seen_workers(connection: Connection) -> list[SeenWorker]:
     ]
 
 
+def free_disks(connection: Connection, *, silent_seconds: float) -> dict[str, float]:
+    """By host, the free share in percent of the fullest disk, as the workers tell that were seen within so many seconds."""
+    rows = connection.execute(
+        text(
+            """
+            SELECT host, min(disk_free_percent) FROM ops.workers
+            WHERE disk_free_percent IS NOT NULL
+                AND last_seen_at >= clock_timestamp() - make_interval(secs => :silent)
+            GROUP BY host ORDER BY host
+            """
+        ),
+        {"silent": silent_seconds},
+    )
+    return {host: float(percent) for host, percent in rows}
+
+
 def not_replaced(dead: Sequence[SeenWorker], alive: Sequence[SeenWorker]) -> list[SeenWorker]:
     """The dead ones in whose place nobody has started on their host: one that lives replaces one that died before it."""
     free = sorted((worker for worker in alive if not worker.replaces), key=lambda worker: worker.started_at)
@@ -313,9 +329,12 @@ def canaries(connection: Connection) -> list[Canary]:
     return [Canary(queue, None if waiting is None else float(waiting)) for queue, waiting in rows]
 
 
-def canary_sent(connection: Connection, queue: str) -> None:
-    """The broker has taken a canary; one that has not come back keeps its time."""
-    connection.execute(
+def canary_leaves(connection: Connection, queue: str) -> bool:
+    """A canary is about to be sent; one that has not come back keeps its time, and then the answer is False.
+
+    To be committed before it is sent: an idle worker answers at once, and a later note would count that one as out.
+    """
+    noted = connection.execute(
         text(
             """
             INSERT INTO ops.canaries (queue) VALUES (:queue)
@@ -323,6 +342,17 @@ def canary_sent(connection: Connection, queue: str) -> None:
             """
         ),
         {"queue": queue},
+    )
+    return noted.rowcount > 0
+
+
+def canaries_stayed(connection: Connection, queues: Sequence[str]) -> None:
+    """The broker has taken none of these, and none was out before: none is out."""
+    values = {"queues": list(queues)}
+    connection.execute(text("DELETE FROM ops.canaries WHERE queue = ANY (:queues) AND answered_at IS NULL"), values)
+    connection.execute(
+        text("UPDATE ops.canaries SET sent_at = answered_at WHERE queue = ANY (:queues) AND answered_at < sent_at"),
+        values,
     )
 
 

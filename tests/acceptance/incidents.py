@@ -36,17 +36,18 @@ class Incident:
     over: Callable[[Stage, Variables], None] = no_more
 
 
-INCIDENTS: dict[tuple[str, str], Incident] = {}
-"""By section and part of the runbook; a section whose blocks all belong together has no part."""
+INCIDENTS: dict[tuple[str, str], list[Incident]] = {}
+"""By section and part of the runbook, each of which may end several; a section whose blocks all belong together has no part."""
 
 Maker = Callable[[Stage], Iterator[Variables]]
 
 
 def made(section: str, part: str = "", **about: object) -> Callable[[Maker], Maker]:
-    """Register the decorated generator as the incident of a part of the runbook."""
+    """Register the decorated generator as an incident of a part of the runbook."""
 
     def register(maker: Maker) -> Maker:
-        INCIDENTS[section, part] = Incident(contextmanager(maker), **about)  # type: ignore[arg-type]
+        incident = Incident(contextmanager(maker), **about)  # type: ignore[arg-type]
+        INCIDENTS.setdefault((section, part), []).append(incident)
         return maker
 
     return register

@@ -173,7 +173,7 @@ def _(stage: Stage) -> Iterator[Variables]:
 def _was_loaded_again(stage: Stage, variables: Variables) -> None:
     found = stage.pipeline.rows(
         "SELECT id = %s, status, row_count_inserted, row_count_invalid, error_threshold_percent FROM intake.batches"
-        " WHERE file_hash = %s",
+        " WHERE file_hash = %s AND status <> 'cancelled'",
         UUID(variables["BATCH"]),
         variables["HASH"],
     )
@@ -183,4 +183,15 @@ def _was_loaded_again(stage: Stage, variables: Variables) -> None:
 @made("Clean up by hand", over=_was_loaded_again)
 def _(stage: Stage) -> Iterator[Variables]:
     batch = stage.pipeline.ingest(file_of("WRONG", 50, invalid=2), error_threshold_percent="30")
+    yield {"BATCH": batch["batch_id"], "HASH": batch["file_hash"]}
+
+
+@made("Clean up by hand", over=_was_loaded_again)
+def _(stage: Stage) -> Iterator[Variables]:
+    """A batch that was forced: its bytes are those of another, which loaded nothing."""
+    file = file_of("FORCED", 50, invalid=2)
+    with stage.stopped("celery worker"):
+        first = stage.pipeline.upload(file)["batch_id"]
+        assert stage.pipeline.command("cancel", first).returncode == 0
+    batch = stage.pipeline.ingest(file, force="true", error_threshold_percent="30")
     yield {"BATCH": batch["batch_id"], "HASH": batch["file_hash"]}

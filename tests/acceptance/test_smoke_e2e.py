@@ -240,7 +240,9 @@ class TestDoesNotBegin:
             ("DATABASE_DIRECT_URL", "", "the test needs it to remove what it uploads, so nothing was uploaded."),
             ("DATABASE_DIRECT_URL", "postgresql://x:geheim@127.0.0.1:1/x", "cannot be used (OperationalError)"),
             ("DRAGONFLY_URL", "http://127.0.0.1:1", "No server answers at http://127.0.0.1:1"),
+            ("DRAGONFLY_URL", "http://user:geheim@127.0.0.1:1", "No server answers at http://127.0.0.1:1"),
             ("DRAGONFLY_KEY", "no-key-at-all", "refuses the key"),
+            ("STORAGE_URL", "bogus://u:geheim@x", "STORAGE_URL cannot be used (GenericError at bogus://)"),
             ("STORAGE_URL", "/no/such/folder", "there is no folder /no/such/folder"),
         ],
     )

@@ -204,7 +204,9 @@ def test_a_file_that_the_server_refuses_is_exit_1_with_its_words(dragonfly: Drag
         (["nothing.csv"], {}, "nothing.csv: there is no such file."),
         (["."], {}, ". is not a file."),
         (["one.csv"], {"DRAGONFLY_URL": "http://127.0.0.1:1"}, "No server answers at http://127.0.0.1:1"),
+        (["one.csv"], {"DRAGONFLY_URL": "http://user:geheim@127.0.0.1:1"}, "No server answers at http://127.0.0.1:1"),
         (["one.csv"], {"DRAGONFLY_URL": "nonsense"}, "must begin with http"),
+        (["one.csv"], {"DRAGONFLY_URL": "http://user:geheim@[x"}, "must begin with http"),
         (["one.csv"], {"DRAGONFLY_URL": ""}, "No local stack runs on"),
         (["one.csv"], {"DRAGONFLY_KEY": "wrong"}, "refuses the key"),
         (["one.csv"], {"DRAGONFLY_KEY": ""}, "No API key: set DRAGONFLY_KEY"),
@@ -223,7 +225,25 @@ def test_what_could_not_be_asked_is_exit_2_with_one_sentence(
     done = dragonfly("ingest", *(path if argument == "one.csv" else argument for argument in arguments), **variables)
     assert done.returncode == 2
     assert words in done.stderr
+    assert "geheim" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "bogus://u:geheim@x",
+        "postgresql://u:geheim@[x/db",
+        "postgresql://u:ge%zzgeheim@x/db",
+        "postgresql://u:p@geheim@[x/db",
+    ],
+)
+def test_an_address_of_a_database_that_is_none_is_not_shown(dragonfly: Dragonfly, url: str) -> None:
+    done = dragonfly("migrate", DATABASE_URL=url, DATABASE_DIRECT_URL=url)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: The database could not be migrated: ")
+    assert done.stderr.endswith("Error: is the server running, and are its address and password right?\n")
+    assert "geheim" not in done.stderr
 
 
 def test_the_key_of_a_local_stack_is_found_in_its_home(dragonfly: Dragonfly, tmp_path: Path) -> None:

@@ -405,11 +405,26 @@ class TestWebhook:
         assert said(find("webhook")) == (HEALTHY, "Skipped: DISCORD_WEBHOOK_URL is not set")
 
     def test_what_waits_longer_than_the_threshold_is_told(self, left: Left, find: Find) -> None:
+        left.heartbeat("webhook", silent_seconds=30)
         self.wait(left, 9)
         assert said(find("webhook", discord_webhook_url=self.URL)) == (HEALTHY, "1 alert to be sent")
         self.wait(left, 25)
         message = "2 alerts cannot be sent, the oldest for 25m > 10m"
         assert said(find("webhook", discord_webhook_url=self.URL)) == (CRITICAL, message)
+
+    def test_what_waited_before_there_was_one_is_not_late(self, left: Left, find: Find) -> None:
+        self.wait(left, 25)
+        assert said(find("webhook", discord_webhook_url=self.URL)) == (HEALTHY, "1 alert to be sent")
+        self.wait(left, 12, attempts=1, webhook="another", problem="answered 500")
+        message = "2 alerts cannot be sent, the oldest for 12m > 10m"
+        assert said(find("webhook", discord_webhook_url=self.URL)) == (CRITICAL, message)
+
+    def test_one_that_was_set_anew_has_its_time_since_the_start(self, left: Left, find: Find) -> None:
+        left.heartbeat("webhook", silent_seconds=3_000)
+        self.wait(left, 25)
+        found = find("webhook", begun=time.monotonic() - 60, discord_webhook_url=self.URL)
+        assert said(found) == (HEALTHY, "1 alert to be sent")
+        assert find("webhook", begun=time.monotonic() - 660, discord_webhook_url=self.URL).level is CRITICAL
 
     @pytest.mark.parametrize(
         ("problem", "message"),

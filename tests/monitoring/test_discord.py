@@ -35,8 +35,17 @@ def stub() -> Iterator[DiscordStub]:
 
 
 @pytest.fixture
-def webhook(stub: DiscordStub) -> Webhook:
+def first_webhook(stub: DiscordStub) -> Webhook:
+    """Nobody has had one before."""
     return Webhook.from_url(stub.url, HOSTS, "dev")
+
+
+@pytest.fixture
+def webhook(database: Engine, first_webhook: Webhook) -> Webhook:
+    """One that was there before any alert."""
+    with database.begin() as connection:
+        alerts.meet_webhook(connection)
+    return first_webhook
 
 
 @dataclass
@@ -542,6 +551,7 @@ def test_the_state_of_the_webhook_counts_what_waits_and_since_when(
     add(database, "waits")
     add(database, "waits too", check="beat")
     look.change("UPDATE ops.alerts SET created_at = created_at - interval '90 seconds' WHERE message = 'waits'")
+    look.change("UPDATE ops.heartbeats SET started_at = started_at - interval '1 hour'")
     state = state_of(database, webhook)
     assert state.waiting == 2
     assert state.oldest_waiting_seconds == pytest.approx(90, abs=5)
@@ -567,13 +577,73 @@ def test_alerts_are_kept_for_30_days_after_they_were_sent(
     assert look.rows("SELECT message FROM ops.alerts ORDER BY id") == [("young",), ("waits",)]
 
 
-def test_the_first_webhook_is_not_sent_the_history(database: Engine, look: Look) -> None:
-    for text in ("old", "young"):
-        add(database, text)
-    look.change("UPDATE ops.alerts SET created_at = created_at - interval '25 hours' WHERE message = 'old'")
-    with database.begin() as connection:
-        assert alerts.prune(connection) == 1
-    assert look.rows("SELECT message FROM ops.alerts") == [("young",)]
+class TestTheFirstWebhook:
+    """What it is sent of the time before it."""
+
+    def test_it_is_told_what_goes_on_and_nothing_that_is_over(
+        self, database: Engine, stub: DiscordStub, first_webhook: Webhook
+    ) -> None:
+        add(database, "over", check="beat")
+        add(database, "goes on, at first", check="ledger", level="WARNING")
+        add(database, "beat is back", check="beat", level="HEALTHY", kind="recovered")
+        add(database, "goes on", check="ledger", kind="worsened")
+        assert discord.deliver(database, first_webhook) == Delivered(sent=1)
+        add(database, "later", check="beat")
+        add(database, "later, over", check="beat", level="HEALTHY", kind="recovered")
+        assert discord.deliver(database, first_webhook) == Delivered(sent=2)
+        assert stub.shown == ["goes on", "later", "later, over"]
+
+    def test_what_has_waited_for_it_is_not_late(
+        self, database: Engine, stub: DiscordStub, first_webhook: Webhook, look: Look
+    ) -> None:
+        add(database, "goes on")
+        look.change("UPDATE ops.alerts SET created_at = created_at - interval '11 minutes'")
+        assert state_of(database, first_webhook).oldest_waiting_seconds is None
+        stub.otherwise = Reply(429, headers={"Retry-After": "100"})
+        add(database, "another", check="beat")
+        discord.deliver(database, first_webhook)
+        look.change("UPDATE ops.alerts SET attempts = 0, problem = NULL, webhook = NULL")
+        assert state_of(database, first_webhook).oldest_waiting_seconds == pytest.approx(0, abs=5)
+        look.change("UPDATE ops.heartbeats SET started_at = started_at - interval '3 minutes'")
+        assert state_of(database, first_webhook).oldest_waiting_seconds == pytest.approx(180, abs=5)
+
+    def test_one_after_a_day_without_any_is_a_first_one(
+        self, database: Engine, stub: DiscordStub, webhook: Webhook, look: Look
+    ) -> None:
+        for hours, sent in ((23, ["over", "beat is back"]), (25, [])):
+            look.change("DELETE FROM ops.alerts")
+            look.change(
+                "UPDATE ops.heartbeats SET seen_at = seen_at - make_interval(hours => :hours) WHERE name = 'webhook'",
+                hours=hours,
+            )
+            add(database, "over", check="beat")
+            add(database, "beat is back", check="beat", level="HEALTHY", kind="recovered")
+            before = len(stub.shown)
+            discord.deliver(database, webhook)
+            assert stub.shown[before:] == sent
+
+    def test_what_was_tried_is_not_history_nor_is_what_stands_behind_it(
+        self, database: Engine, stub: DiscordStub, webhook: Webhook, look: Look
+    ) -> None:
+        add(database, "beat is silent", check="beat")
+        stub.behaviours.append(Reply(500))
+        discord.deliver(database, webhook, seconds=0.1)
+        add(database, "beat is back", check="beat", level="HEALTHY", kind="recovered")
+        look.change("DELETE FROM ops.heartbeats")
+        look.change("UPDATE ops.alerts SET not_before = clock_timestamp()")
+        discord.deliver(database, webhook)
+        assert stub.shown == ["beat is silent", "beat is back"]
+
+    def test_none_is_kept_for_it_for_longer_than_a_day_unless_it_goes_on(self, database: Engine, look: Look) -> None:
+        add(database, "over", check="beat")
+        add(database, "beat is back", check="beat", level="HEALTHY", kind="recovered")
+        add(database, "goes on", check="ledger", level="WARNING")
+        look.change("UPDATE ops.alerts SET created_at = created_at - interval '25 hours'")
+        add(database, "young", check="backlog", level="WARNING")
+        add(database, "young, over", check="backlog", level="HEALTHY", kind="recovered")
+        with database.begin() as connection:
+            assert alerts.prune(connection) == 2
+        assert look.rows("SELECT message FROM ops.alerts ORDER BY id") == [("goes on",), ("young",), ("young, over",)]
 
 
 def send_directly(webhook: Webhook, passing: Time, **overrides: Any) -> bool:

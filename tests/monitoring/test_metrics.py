@@ -167,6 +167,8 @@ class TestFigures:
                 key=str(number),
                 level=level,
             )
+        assert ("dragonfly_alerts_waiting_oldest_seconds",) not in samples_of(exposed(database)), "no webhook yet"
+        left.heartbeat("webhook", silent_seconds=10)
         found = samples_of(exposed(database))
         assert only(found, "dragonfly_sentinel_level") == {("beat",): 2, ("backlog",): 1}
         assert found["dragonfly_sentinel_last_run_age_seconds",] == pytest.approx(20, abs=3)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
+import psycopg
 import pytest
 
 from app.local.postgres import Postgres
 from app.local.valkey import free_port
+from app.store.database import connect
 from monitoring import schema_cache
 from monitoring.report import Finding, Level
 from tests.monitoring.conftest import Find, Left
@@ -95,6 +98,30 @@ def test_without_a_direct_connection_it_says_why_nothing_was_sent(ask: Find, pos
     postgrest.code = "PGRST002"
     found = ask(database_direct_url=None)
     assert found.message == "PostgREST's schema cache is gone (PGRST002); no reload: DATABASE_DIRECT_URL is not set"
+
+
+def test_a_reload_that_could_not_be_sent_takes_nobodys_turn(
+    ask: Find, postgrest: PostgrestStub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgrest.code = "PGRST002"
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere"
+    for _ in range(2):
+        reload = ask(database_direct_url=nowhere).details["reload"]
+        assert reload == "DATABASE_DIRECT_URL does not answer (OperationalError)"
+
+    @contextmanager
+    def takes_no_notice(url: str) -> Iterator[psycopg.Connection]:
+        """It answers and fails, as a standby does."""
+        with connect(url) as direct:
+            direct.execute("SET LOCAL statement_timeout = 1")
+            monkeypatch.setattr(direct, "execute", lambda _: direct.cursor().execute("SELECT pg_sleep(1)"))
+            yield direct
+
+    with monkeypatch.context() as patched:
+        patched.setattr(schema_cache, "connect", takes_no_notice)
+        assert ask().details["reload"] == "DATABASE_DIRECT_URL does not answer (QueryCanceled)"
+    assert ask().details["reload"] == "sent"
+    assert postgrest.reloads == 1
 
 
 def test_any_other_answer_is_critical_and_its_text_is_not_repeated(ask: Find, postgrest: PostgrestStub) -> None:

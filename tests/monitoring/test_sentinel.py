@@ -29,7 +29,7 @@ from app.local.valkey import free_port
 from app.settings import Settings
 from app.store import sentinel as store
 from app.store.database import open_single
-from monitoring import bounded, checks, sentinel
+from monitoring import bounded, checks, outage, sentinel
 from monitoring.report import Finding, Level, Status
 from monitoring.sentinel import Sentinel
 from tests.conftest import Look
@@ -119,6 +119,11 @@ class TestTheReport:
         }
         assert report.keys() == {"timestamp", "environment", "overall_status", "alerts", "metrics"}
 
+    def test_dates_in_another_style_are_no_finding(self, watching: Sentinel, left: Left, run: Run) -> None:
+        left.counted(inserted=3)
+        done = run("--json", PGDATESTYLE="German")
+        assert (done.returncode, json.loads(done.stdout)["alerts"]) == (0, []), done.stderr
+
     def test_a_warning_is_degraded_and_exit_status_1(self, watching: Sentinel, left: Left, run: Run) -> None:
         left.batch("uploaded", since_minutes=25)
         done = run("--json", "--env", "prod")
@@ -161,6 +166,15 @@ class TestTheReport:
         assert run("--check", "stuck_batches").returncode == 2
         assert look.count("ops.sentinel_runs") == before
         assert flips(look) == []
+
+    @pytest.mark.parametrize("program", ["monitoring.sentinel", "app.cli"])
+    @pytest.mark.parametrize("interval", ["nan", "inf", "-inf", "1e11", "0.5", "86401", "soon"])
+    def test_an_interval_is_from_a_second_to_a_day(self, run: Run, program: str, interval: str) -> None:
+        command = ["sentinel"] if program == "app.cli" else []
+        done = run(*command, "--loop", "--interval", interval, program=program)
+        assert done.returncode == 2
+        assert "Error: Invalid value for '--interval': " in done.stderr
+        assert "Traceback" not in done.stderr
 
     def test_a_wrong_name_is_answered_with_the_right_ones(self, run: Run) -> None:
         done = run("--check", "stuck")
@@ -308,6 +322,35 @@ class TestChecksThatCannotRun:
         assert (alert.check, alert.level) == ("workers", Level.CRITICAL)
         assert alert.message == "Cannot run: ProgrammingError, SQLSTATE 42P01"
 
+    def test_a_locked_table_stops_those_alone_that_need_it(
+        self, watching: Sentinel, owner_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sentinel, "_STATEMENT_SECONDS", 0.3)
+        monkeypatch.setattr(sentinel, "_GLANCE_SECONDS", 0.3)
+        with owner_engine.begin() as connection:
+            connection.execute(text("LOCK TABLE intake.batches IN ACCESS EXCLUSIVE MODE"))
+            report = watching.run()
+        assert [alert.check for alert in report.alerts] == [
+            "stuck_batches",
+            "error_spike",
+            "ledger",
+            "backlog",
+            "workers",
+            "duplicate_rate",
+        ]
+        assert {alert.message for alert in report.alerts} == {"Cannot run: OperationalError, SQLSTATE 57014"}
+
+    @pytest.mark.parametrize("table", ["ops.sentinel_runs", "ops.api_keys"])
+    def test_a_lock_on_what_is_on_record_hides_no_finding(
+        self, watching: Sentinel, left: Left, owner_engine: Engine, monkeypatch: pytest.MonkeyPatch, table: str
+    ) -> None:
+        monkeypatch.setattr(sentinel, "_GLANCE_SECONDS", 0.3)
+        left.do("DELETE FROM ops.heartbeats")
+        with owner_engine.begin() as connection:
+            connection.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+            report = watching.run()
+        assert [alert.message for alert in report.alerts] == ["Beat has never been seen, a sign within 60s expected"]
+
     def test_one_that_hangs_is_given_up(self, watching: Sentinel, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bounded, "LONGEST_SECONDS", 0.5)
         released = threading.Event()
@@ -441,6 +484,95 @@ class TestWithoutPostgres:
             monkeypatch.setattr(store, "lock", hangs)
             dataclasses.replace(watching, settings=chosen).watch()
             assert discord.shown == ["Cannot run: the run could not be recorded: no answer within 1s"]
+
+
+class TestTheOutageOfPostgres:
+    """Told without an outbox, and remembered until it is over."""
+
+    @pytest.fixture
+    def discord(self) -> Iterator[DiscordStub]:
+        with DiscordStub() as running:
+            yield running
+
+    @pytest.fixture
+    def away(self, watching: Sentinel, discord: DiscordStub) -> Sentinel:
+        """A sentinel whose database is not there."""
+        watching.settings = dataclasses.replace(
+            watching.settings,
+            discord_webhook_url=discord.url,
+            database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/nowhere",
+        )
+        return watching
+
+    @staticmethod
+    def titles(discord: DiscordStub) -> list[str]:
+        return [request.embed["title"] for request in discord.taken]
+
+    @staticmethod
+    def comes_back(away: Sentinel, settings: Settings) -> None:
+        away.settings = dataclasses.replace(away.settings, database_url=settings.database_url)
+        assert away.watch().status is Status.HEALTHY
+
+    def test_it_is_told_once_and_put_on_record_when_it_is_over(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
+    ) -> None:
+        for _ in range(3):
+            away.watch()
+        assert self.titles(discord) == ["database raised"]
+        self.comes_back(away, settings)
+        assert flips(look) == [("database", "HEALTHY", "CRITICAL"), ("database", "CRITICAL", "HEALTHY")]
+        assert [kind for kind, *_ in alerts(look)] == ["recovered"]
+        assert not (settings.home / "sentinel.json").exists()
+
+    def test_it_is_told_once_on_a_home_that_cannot_be_written(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
+    ) -> None:
+        settings.home.write_text("no folder")
+        for _ in range(3):
+            away.watch()
+        assert self.titles(discord) == ["database raised"]
+        self.comes_back(away, settings)
+        assert flips(look) == [("database", "HEALTHY", "CRITICAL"), ("database", "CRITICAL", "HEALTHY")]
+        assert [kind for kind, *_ in alerts(look)] == ["recovered"]
+
+    def test_one_that_was_sent_before_the_disk_was_full_is_not_sent_again(
+        self, away: Sentinel, discord: DiscordStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        write = outage._write
+        monkeypatch.setattr(outage, "_write", lambda file, known: full() if known.told_at else write(file, known))
+        for _ in range(2):
+            away.watch()
+        assert self.titles(discord) == ["database raised"]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "",
+            "{}",
+            "[]",
+            "null",
+            '{"since": "x", "told_at": null, "finding": {}}',
+            '{"since": "2025-01-07T12:00:00", "told_at": null,'
+            ' "finding": {"check": "database", "level": "CRITICAL", "message": "m", "details": {}}}',
+            '{"since": "2025-01-07T12:00:00+00:00", "told_at": 5,'
+            ' "finding": {"check": "database", "level": "CRITICAL", "message": "m", "details": {}}}',
+            '{"since": "2025-01-07T12:00:00+00:00", "told_at": null,'
+            ' "finding": {"check": "database", "level": "BAD", "message": "m", "details": []}}',
+        ],
+    )
+    def test_a_file_of_another_shape_is_none(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look, content: str
+    ) -> None:
+        settings.home.mkdir(parents=True)
+        (settings.home / "sentinel.json").write_text(content)
+        away.watch()
+        assert self.titles(discord) == ["database raised"]
+        (settings.home / "sentinel.json").write_text(content)
+        self.comes_back(away, settings)
+        assert flips(look) == []
 
 
 class TestASentinelThatStandsStill:

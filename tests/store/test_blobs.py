@@ -286,7 +286,20 @@ class TestAddresses:
         assert (tmp_path / "one" / "incoming").is_dir()
         assert (tmp_path / "two" / "incoming").is_dir()
 
-    @pytest.mark.parametrize("url", ["ftp://host/path", "nonsense://", "s3://"])
-    def test_an_address_that_means_nothing_is_said(self, url: str) -> None:
-        with pytest.raises(StorageError, match="STORAGE_URL cannot be used"):
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://host/path",
+            "nonsense://",
+            "s3://",
+            "bogus://u:geheim@x",
+            "az://geheim",
+            "https://u:geheim@[x",
+            "s3://u:geheim@x:y",
+        ],
+    )
+    def test_an_address_that_means_nothing_is_said_and_not_shown(self, url: str) -> None:
+        with pytest.raises(StorageError, match=r"STORAGE_URL cannot be used \(\w+ at \w+://\)") as caught:
             open_blobs(url)
+        assert "geheim" not in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app import follow
-from app.client import Client, NoAnswerError, RefusedError
+from app.client import Client, NoAnswerError, RefusedError, origin_of
 from app.follow import HandedIn, Silence
 
 BUSY = httpx.Response(503, json={"code": "BUSY", "detail": "3 uploads are under way."}, headers={"Retry-After": "5"})
@@ -122,6 +122,35 @@ def test_a_server_that_stays_away_is_given_up_after_a_minute(clock: Clock) -> No
     with pytest.raises(NoAnswerError, match="No server answers at http://server"):
         waiting_for(answer, clock)
     assert 60 <= clock.now < 70
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ("http://user:geheim@127.0.0.1:1/geheim?key=geheim#geheim", "http://127.0.0.1:1"),
+        ("https://user:geheim@server", "https://server"),
+        ("http://user:geheim@[::1]:8000/", "http://[::1]:8000"),
+    ],
+)
+def test_of_an_address_the_origin_alone_is_shown(url: str, origin: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with Client(url, "key", transport=httpx.MockTransport(answer)) as asked:
+        assert asked.origin == origin
+        with pytest.raises(NoAnswerError) as caught:
+            asked.state()
+    assert f"No server answers at {origin}:" in str(caught.value)
+    assert "geheim" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "user:geheim@x", "bogus://u:geheim@x", "http://", "http://u:geheim@x:y", "http://u:geheim@[x"]
+)
+def test_what_is_no_web_address_has_no_origin(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^no web address$"):
+        origin_of(url)
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,12 @@ class TestSecretsByFile:
         with pytest.raises(SettingsError, match="cannot be read: it is not UTF-8"):
             Settings.load()
 
+    def test_a_secret_in_a_files_place_is_not_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL_FILE", "postgresql://u:geheim@host/x")
+        with pytest.raises(SettingsError, match="something else than the absolute path of a file") as caught:
+            Settings.load()
+        assert "geheim" not in str(caught.value)
+
     def test_only_a_secret_is_read_from_a_file(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PORT_FILE", str(folder / "gone"))
         assert Settings.load().port == 8000
@@ -369,6 +375,12 @@ class TestLimitsBySource:
     def test_anything_else_is_refused(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
         monkeypatch.setenv("SENTINEL_ERROR_PERCENT", text)
         with pytest.raises(SettingsError, match="SENTINEL_ERROR_PERCENT"):
+            Settings.load()
+
+    @pytest.mark.parametrize("text", ["0", "nan", "inf", "1e11", "86401"])
+    def test_an_interval_is_at_most_a_day(self, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+        monkeypatch.setenv("SENTINEL_INTERVAL_SECONDS", text)
+        with pytest.raises(SettingsError, match="SENTINEL_INTERVAL_SECONDS must be"):
             Settings.load()
 
     def test_the_sources_are_those_of_the_batches(self) -> None:
