@@ -47,14 +47,18 @@ def _attempt(work: Callable[[], Found]) -> tuple[list[Found], list[Exception], b
             problems.append(problem)
 
     thread = threading.Thread(target=attempt, name="check", daemon=True)
-    thread.start()
     stood_still = False
     left = LONGEST_SECONDS
-    while left > 0 and thread.is_alive():
-        began = time.monotonic()
+    # Each moment belongs to one of the looks: the process may be stopped between two of them.
+    looked = time.monotonic()
+    thread.start()
+    while True:
         thread.join(min(left, _GLANCE_SECONDS))
-        took = time.monotonic() - began
+        now = time.monotonic()
+        took, looked = now - looked, now
         if took > _GLANCE_SECONDS + STANDSTILL_SECONDS:
-            stood_still, took = True, 0.0
-        left -= took
-    return results, problems, stood_still
+            stood_still = True
+        else:
+            left -= took
+        if left <= 0 or not thread.is_alive():
+            return results, problems, stood_still
