@@ -25,7 +25,8 @@ _BY_FILE = "_FILE"
 _KIB = 1024
 _MIB = 1024 * _KIB
 _GIB = 1024 * _MIB
-_DAY_SECONDS = 86_400
+LONGEST_INTERVAL_SECONDS = 86_400
+"""Of the sentinel: a day."""
 MIN_KEY_CHARACTERS = 20
 """Of a key that somebody chose; those that are made here have 43."""
 
@@ -69,8 +70,8 @@ def _number_above_0(text: str) -> float:
 
 
 def _within_a_day(text: str) -> float:
-    if (seconds := _number_above_0(text)) > _DAY_SECONDS:
-        raise ValueError(f"must be at most a day, {_DAY_SECONDS}, found {text!r}")
+    if (seconds := _number_above_0(text)) > LONGEST_INTERVAL_SECONDS:
+        raise ValueError(f"must be at most a day, {LONGEST_INTERVAL_SECONDS}, found {text!r}")
     return seconds
 
 

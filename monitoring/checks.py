@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from app.batch import PRIORITIES, RUNNING, State
 from app.settings import Limit
-from app.store import alerts, watch
+from app.store import alerts, canaries, watch
 from monitoring.discord import webhook_of
 from monitoring.report import NEXT, Finding, Level
 from monitoring.scene import Broker, CannotRunError, Scene
@@ -361,7 +361,7 @@ def _canary_finding(scene: Scene, alive: Sequence[watch.SeenWorker], details: di
         # Without a broker no canary can go round, and where every hand is busy it has to wait: both are no deaths.
         why = "the broker is silent" if silent_broker else "all are busy"
         return Finding("workers", Level.HEALTHY, f"{said}; canaries are not judged, {why}", details)
-    out = watch.canaries(scene.connection)
+    out = canaries.every(scene.connection)
     lost = [canary for canary in out if (canary.waiting_seconds or 0) > limit]
     details = {**details, "canaries": {canary.queue: canary.waiting_seconds for canary in out}}
     if lost and scene.excuses("workers", limit):

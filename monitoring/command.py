@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from app.command import COULD_NOT, takes_settings
-from app.settings import Settings, SettingsError
+from app.settings import LONGEST_INTERVAL_SECONDS, Settings, SettingsError
 from monitoring.report import Level, Report
 
 if TYPE_CHECKING:
     from monitoring.scene import Broker
 
 INTERVAL_SECONDS = 300
-LONGEST_INTERVAL_SECONDS = 86_400
 BROKER_TIMEOUT_SECONDS = 2.0
 _COLOURS = {Level.HEALTHY: "green", Level.WARNING: "yellow", Level.CRITICAL: "red"}
 

@@ -6,7 +6,7 @@ import structlog
 from celery import Celery
 from sqlalchemy import Engine
 
-from app.store import watch
+from app.store import canaries
 from tasks import process
 from tasks.app import QUEUES, app
 
@@ -21,7 +21,7 @@ _SHORTEST_LIFE_SECONDS = 60.0
 def answer(queue: str) -> None:
     """A worker has met the canary."""
     with process.engine().begin() as connection:
-        watch.canary_answered(connection, queue, process.worker_prefix())
+        canaries.answered(connection, queue, process.worker_prefix())
 
 
 def send(celery: Celery, engine: Engine) -> None:
@@ -32,7 +32,7 @@ def send(celery: Celery, engine: Engine) -> None:
     Raises SQLAlchemyError.
     """
     with engine.begin() as connection:
-        begun = {queue for queue in QUEUES if watch.canary_leaves(connection, queue)}
+        begun = {queue for queue in QUEUES if canaries.leaves(connection, queue)}
     waiting = list(QUEUES)
     life = max(_SHORTEST_LIFE_SECONDS, process.settings().sentinel_interval_seconds)
     try:
@@ -46,5 +46,5 @@ def send(celery: Celery, engine: Engine) -> None:
         log.warning("canary not sent", problem=type(problem).__name__)
     if waiting:
         with engine.begin() as connection:
-            watch.canaries_stayed(connection, [queue for queue in waiting if queue in begun])
-            watch.canaries_held_up(connection, [queue for queue in waiting if queue not in begun])
+            canaries.stayed(connection, [queue for queue in waiting if queue in begun])
+            canaries.held_up(connection, [queue for queue in waiting if queue not in begun])

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, text
 
 from app.batch import PRIORITIES, RUNNING, State
-from app.store import leftovers, sentinel, watch
+from app.store import canaries, leftovers, sentinel, watch
 from app.store.alerts import WAITS_SINCE
+from app.store.canaries import Canary
 from app.store.claims import CLAIMABLE
 
 _LONGEST_STATEMENT = "5s"
@@ -65,7 +66,7 @@ class Figures:
     last_hour: list[watch.Rows]
     workers: list[watch.SeenWorker]
     beat_silent_seconds: float | None
-    canaries: list[watch.Canary]
+    canaries: list[Canary]
     last_run: sentinel.LastRun | None
     outbox: Outbox
     leftovers: list[leftovers.Removed]
@@ -84,7 +85,7 @@ def read(connection: Connection, *, beat: str) -> Figures:
         last_hour=watch.rows_of_last(connection, _WINDOW_MINUTES),
         workers=watch.seen_workers(connection),
         beat_silent_seconds=watch.silent_seconds(connection, beat),
-        canaries=watch.canaries(connection),
+        canaries=canaries.every(connection),
         last_run=sentinel.last_run(connection),
         outbox=_outbox(connection),
         leftovers=leftovers.removed(connection),

@@ -513,27 +513,25 @@ class TestTheOutageOfPostgres:
         away.settings = dataclasses.replace(away.settings, database_url=settings.database_url)
         assert away.watch().status is Status.HEALTHY
 
-    def test_it_is_told_once_and_put_on_record_when_it_is_over(
-        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
-    ) -> None:
+    def assert_told_once(self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look) -> None:
         for _ in range(3):
             away.watch()
         assert self.titles(discord) == ["database raised"]
         self.comes_back(away, settings)
         assert flips(look) == [("database", "HEALTHY", "CRITICAL"), ("database", "CRITICAL", "HEALTHY")]
         assert [kind for kind, *_ in alerts(look)] == ["recovered"]
+
+    def test_it_is_told_once_and_put_on_record_when_it_is_over(
+        self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
+    ) -> None:
+        self.assert_told_once(away, discord, settings, look)
         assert not (settings.home / "sentinel.json").exists()
 
     def test_it_is_told_once_on_a_home_that_cannot_be_written(
         self, away: Sentinel, discord: DiscordStub, settings: Settings, look: Look
     ) -> None:
         settings.home.write_text("no folder")
-        for _ in range(3):
-            away.watch()
-        assert self.titles(discord) == ["database raised"]
-        self.comes_back(away, settings)
-        assert flips(look) == [("database", "HEALTHY", "CRITICAL"), ("database", "CRITICAL", "HEALTHY")]
-        assert [kind for kind, *_ in alerts(look)] == ["recovered"]
+        self.assert_told_once(away, discord, settings, look)
 
     def test_one_that_was_sent_before_the_disk_was_full_is_not_sent_again(
         self, away: Sentinel, discord: DiscordStub, monkeypatch: pytest.MonkeyPatch

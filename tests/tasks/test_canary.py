@@ -10,7 +10,7 @@ from celery import Celery
 from sqlalchemy import Engine
 
 from app.settings import Settings
-from app.store import watch
+from app.store import canaries
 from tasks import canary
 from tasks.app import QUEUES
 from tests.conftest import Look
@@ -22,17 +22,17 @@ def out_for_long(database: Engine, look: Look) -> Engine:
     """A canary in each queue that left an hour ago; that of one queue has come back."""
     with database.begin() as connection:
         for queue in QUEUES:
-            watch.canary_leaves(connection, queue)
+            canaries.leaves(connection, queue)
     look.change("UPDATE ops.canaries SET sent_at = sent_at - interval '1 hour'")
     with database.begin() as connection:
-        watch.canary_answered(connection, "low", "host/1-aa/")
+        canaries.answered(connection, "low", "host/1-aa/")
     return database
 
 
 def waiting(database: Engine) -> dict[str, float | None]:
     """Seconds by queue."""
     with database.begin() as connection:
-        return {one.queue: one.waiting_seconds for one in watch.canaries(connection)}
+        return {one.queue: one.waiting_seconds for one in canaries.every(connection)}
 
 
 def test_one_that_comes_back_at_once_is_not_out(
